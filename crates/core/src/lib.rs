@@ -1,1 +1,19 @@
-//! Filled in by the commits that follow.
+//! What Atoll is about, as plain values and rules: ids, resources, templates, sandboxes, phases, the lifecycle decision,
+//! and the ports ([`driver::Driver`], [`store::Store`]) through which the rest of the system is met.
+//! It must not know of I/O, the clock, randomness, HTTP, SQL, namespaces or pods: callers pass those in.
+
+pub mod driver;
+pub mod error;
+pub mod id;
+pub mod image;
+pub mod key;
+pub mod lifecycle;
+pub mod network;
+pub mod phase;
+pub mod quantity;
+pub mod request;
+pub mod sandbox;
+pub mod store;
+pub mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

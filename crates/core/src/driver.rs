@@ -1,0 +1,241 @@
+//! The port to whatever runs sandboxes. A driver runs them and connects to them; it knows nothing of exec, files or
+//! terminals, and whoever uses it knows nothing of namespaces, overlays or pods.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    id::SandboxId,
+    image::Images,
+    network::NetworkPolicy,
+    phase::Phase,
+    request::Capacity,
+    sandbox::{Reason, Sandbox},
+};
+
+/// A connected stream of bytes to something inside a sandbox.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A [`Stream`] of whatever kind.
+pub type BoxStream = Box<dyn Stream>;
+
+/// A stream of log chunks that ends when the log does.
+pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<Vec<u8>, DriverError>> + Send>>;
+
+/// Where in a sandbox to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Its agent.
+    Agent,
+    /// A TCP port on its loopback address, or on its own address where only that listens.
+    Port(u16),
+}
+
+/// What a creation is doing, in the order in which it happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum CreateStep {
+    /// Waits for others to be started.
+    Queued,
+    /// The image is being fetched.
+    Pulling {
+        /// 0 to 100.
+        percent: u8,
+    },
+    /// Filesystem, network and limits are being made.
+    Preparing,
+    /// Its first process starts.
+    Starting,
+}
+
+/// Is told of each step. Must be cheap: it is called on the way.
+pub type Progress = Arc<dyn Fn(CreateStep) + Send + Sync>;
+
+/// A [`Progress`] for whoever does not care.
+#[must_use]
+pub fn no_progress() -> Progress {
+    Arc::new(|_| {})
+}
+
+/// What a driver refuses or fails at.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DriverError {
+    /// No such sandbox or image.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// The phase does not allow it.
+    #[error("sandbox {id} is {phase:?}: {problem}")]
+    Conflict {
+        /// Which sandbox.
+        id: SandboxId,
+        /// The phase it is in.
+        phase: Phase,
+        /// What cannot be done, and what can.
+        problem: String,
+    },
+    /// What was asked for can never work; says why.
+    #[error("{0}")]
+    Invalid(String),
+    /// The image cannot be had. The code tells apart `image_not_found`, `registry_unreachable`, `wrong_digest`, …
+    #[error("{message}")]
+    Image {
+        /// Machine-readable.
+        code: String,
+        /// Names the image and what to do.
+        message: String,
+    },
+    /// There is no room: addresses, disk, processes.
+    #[error("{0}")]
+    Exhausted(String),
+    /// The thing is in use.
+    #[error("{0}")]
+    InUse(String),
+    /// Nothing listens there.
+    #[error("nothing listens on port {0} of the sandbox")]
+    PortClosed(u16),
+    /// This driver cannot do that at all.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Something broke that should not have.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Which sandboxes to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// Only this tenant's; `None` is all.
+    pub tenant: Option<String>,
+    /// Only those that carry all of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Only those in one of these phases; empty is all.
+    pub phases: Vec<Phase>,
+    /// At most so many.
+    pub limit: usize,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The sandboxes.
+    pub items: Vec<Sandbox>,
+    /// Where to go on, unless this was the last page.
+    pub next: Option<String>,
+}
+
+/// What a sandbox uses now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time since its start, in microseconds.
+    pub cpu_us: u64,
+    /// Bytes of memory that are charged to it.
+    pub memory: u64,
+    /// The most that it ever was.
+    pub memory_peak: u64,
+    /// Bytes of disk that are charged to it; `None` where it is not counted.
+    pub disk: Option<u64>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// How many of its processes were killed for want of memory.
+    pub oom_kills: u64,
+}
+
+/// A change of a sandbox's phase.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The sandbox as it is now.
+    pub sandbox: Arc<Sandbox>,
+    /// `true` when it is gone for good.
+    pub gone: bool,
+}
+
+/// One finding of the driver about its machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at, e.g. `overlayfs`.
+    pub name: String,
+    /// How it is.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+    /// How to mend it, when something is wrong.
+    pub mend: Option<String>,
+}
+
+/// How a [`Check`] came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// Works, with less.
+    Warn,
+    /// Sandboxes cannot run.
+    Fail,
+}
+
+/// Runs sandboxes.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// What one sandbox may have at most.
+    fn capacity(&self) -> Capacity;
+
+    /// Records the sandbox, makes and starts it, and returns it when its agent answers. On failure it stays as `Failed`
+    /// with the reason. The id must be new. Dropping the future does not undo what it began.
+    async fn create(&self, sandbox: Sandbox, progress: Progress) -> Result<Sandbox, DriverError>;
+
+    /// One sandbox.
+    async fn get(&self, id: &SandboxId) -> Result<Sandbox, DriverError>;
+
+    /// Those that match, newest first.
+    async fn list(&self, query: &ListQuery) -> Result<Page, DriverError>;
+
+    /// Takes a sandbox down with its files. Returns when that is recorded; [`Driver::subscribe`] tells when it is gone.
+    async fn delete(&self, id: &SandboxId, reason: Reason) -> Result<(), DriverError>;
+
+    /// Ends its processes gracefully and keeps its files.
+    async fn stop(&self, id: &SandboxId, reason: Reason) -> Result<Sandbox, DriverError>;
+
+    /// Starts a stopped or failed sandbox on its files.
+    async fn start(&self, id: &SandboxId, progress: Progress) -> Result<Sandbox, DriverError>;
+
+    /// Freezes a running sandbox.
+    async fn pause(&self, id: &SandboxId, reason: Reason) -> Result<Sandbox, DriverError>;
+
+    /// Thaws a paused sandbox.
+    async fn resume(&self, id: &SandboxId) -> Result<Sandbox, DriverError>;
+
+    /// Connects to a running sandbox, waking it first when it rests.
+    async fn connect(&self, id: &SandboxId, target: Target) -> Result<BoxStream, DriverError>;
+
+    /// What its start command wrote, also after its death: the last `tail` bytes, then, with `follow`, what comes.
+    async fn logs(&self, id: &SandboxId, tail: u64, follow: bool) -> Result<LogStream, DriverError>;
+
+    /// Reports that somebody used the sandbox. Cheap; coalesced.
+    fn touch(&self, id: &SandboxId, at: Timestamp);
+
+    /// Replaces the hard deadline.
+    async fn set_deadline(&self, id: &SandboxId, deadline: Option<Timestamp>)
+    -> Result<Sandbox, DriverError>;
+
+    /// Replaces what a sandbox may reach.
+    async fn set_network(&self, id: &SandboxId, policy: NetworkPolicy) -> Result<Sandbox, DriverError>;
+
+    /// What it uses now.
+    async fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError>;
+
+    /// Every change of phase from now on. A slow receiver loses the oldest.
+    fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Event>;
+
+    /// The images it keeps.
+    fn images(&self) -> &dyn Images;
+
+    /// What is right and wrong with the machine.
+    async fn doctor(&self) -> Vec<Check>;
+}

@@ -1,0 +1,306 @@
+//! From what a caller asked for to what will be made: defaults, overrides, and every refusal that needs no I/O.
+
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+use crate::{
+    error::Invalid,
+    id::{SandboxId, check_label},
+    lifecycle::later,
+    network::NetworkPolicy,
+    quantity::{Bytes, MilliCpu},
+    sandbox::{Limits, Sandbox, SandboxSpec},
+    template::{Template, TemplateSpec, check_env},
+};
+
+/// Most processes and threads of a sandbox that names no number.
+pub const DEFAULT_PIDS: u64 = 1024;
+/// The least memory with which the agent and a shell can work.
+pub const LEAST_MEMORY: Bytes = Bytes(16 << 20);
+/// The least disk with which a sandbox can start.
+pub const LEAST_DISK: Bytes = Bytes(8 << 20);
+
+/// How long a sandbox may live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ttl {
+    /// The caller said nothing: the template's.
+    #[default]
+    Template,
+    /// The caller said `null`: without end, where that is allowed.
+    Never,
+    /// So many seconds; 0 and less are refused.
+    Seconds(i64),
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug, Default)]
+pub struct CreateRequest {
+    /// Image reference; either this or a template.
+    pub image: Option<String>,
+    /// CPU limit as text.
+    pub cpu: Option<String>,
+    /// Memory limit as text.
+    pub memory: Option<String>,
+    /// Disk limit as text.
+    pub disk: Option<String>,
+    /// Process limit.
+    pub pids: Option<u64>,
+    /// Time to live.
+    pub ttl: Ttl,
+    /// Added to the template's environment.
+    pub env: BTreeMap<String, String>,
+    /// Added to the template's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Replaces the template's policy.
+    pub network: Option<NetworkPolicy>,
+    /// Replaces the template's start command.
+    pub start_command: Option<Vec<String>>,
+    /// Replaces the template's default user.
+    pub user: Option<String>,
+    /// Replaces the template's default directory.
+    pub workdir: Option<String>,
+    /// Replaces the template's seconds until it pauses by itself; 0 is never.
+    pub pause_after: Option<u64>,
+}
+
+/// What the machine (or cluster) can give to one sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Most CPU.
+    pub cpu: MilliCpu,
+    /// Most memory.
+    pub memory: Bytes,
+    /// Most disk.
+    pub disk: Bytes,
+    /// Most processes.
+    pub pids: u64,
+}
+
+/// Identity and time of the sandbox to be made, which a pure function cannot make itself.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    /// Its identifier.
+    pub id: SandboxId,
+    /// The caller's tenant.
+    pub tenant: String,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// Puts a request, its template and the capacity together into a sandbox to be created.
+///
+/// # Errors
+/// Names the first field that cannot be satisfied.
+pub fn resolve(
+    ask: CreateRequest,
+    template: Option<&Template>,
+    capacity: &Capacity,
+    birth: Birth,
+) -> Result<Sandbox, Invalid> {
+    let mut recipe = template.map(|t| t.spec.clone()).unwrap_or_default();
+    let asked = SizeNames { cpu: ask.cpu.is_some(), memory: ask.memory.is_some(), disk: ask.disk.is_some() };
+    merge(&mut recipe, &ask);
+    recipe.check()?;
+    check_env("env", &ask.env)?;
+    ask.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
+    let limits = limits(&recipe, asked, capacity)?;
+    let deadline = deadline(ask.ttl, &recipe, birth.at)?;
+    Ok(Sandbox::new(spec(recipe, template, limits, birth), deadline))
+}
+
+/// Which sizes the caller named itself: those are refused above the capacity, a template's are clamped to it.
+#[derive(Clone, Copy)]
+struct SizeNames {
+    cpu: bool,
+    memory: bool,
+    disk: bool,
+}
+
+fn merge(recipe: &mut TemplateSpec, ask: &CreateRequest) {
+    let replace = |slot: &mut Option<String>, value: &Option<String>| {
+        if value.is_some() {
+            slot.clone_from(value);
+        }
+    };
+    if let Some(image) = &ask.image {
+        recipe.image.clone_from(image);
+    }
+    replace(&mut recipe.cpu, &ask.cpu);
+    replace(&mut recipe.memory, &ask.memory);
+    replace(&mut recipe.disk, &ask.disk);
+    replace(&mut recipe.user, &ask.user);
+    replace(&mut recipe.workdir, &ask.workdir);
+    recipe.pids = ask.pids.or(recipe.pids);
+    recipe.start_command = ask.start_command.clone().or(recipe.start_command.take());
+    recipe.network = ask.network.clone().unwrap_or(std::mem::take(&mut recipe.network));
+    recipe.env.extend(ask.env.clone());
+    recipe.labels.extend(ask.labels.clone());
+    match ask.pause_after {
+        Some(0) => recipe.lifecycle.pause_after = None,
+        Some(seconds) => recipe.lifecycle.pause_after = Some(seconds),
+        None => {}
+    }
+}
+
+fn limits(recipe: &TemplateSpec, asked: SizeNames, capacity: &Capacity) -> Result<Limits, Invalid> {
+    let (cpu, memory, disk) = recipe.tier.requests();
+    let named = |text: &Option<String>| text.as_deref().map(str::to_owned);
+    let cpu = match named(&recipe.cpu) {
+        Some(text) => MilliCpu::parse("cpu", &text)?,
+        None => MilliCpu(cpu.0 * 2),
+    };
+    let memory = match named(&recipe.memory) {
+        Some(text) => Bytes::parse("memory", &text)?,
+        None => Bytes(memory.0 * 2),
+    };
+    let disk = match named(&recipe.disk) {
+        Some(text) => Bytes::parse("disk", &text)?,
+        None => disk,
+    };
+    refuse_below("memory", memory, LEAST_MEMORY)?;
+    refuse_below("disk", disk, LEAST_DISK)?;
+    Ok(Limits {
+        cpu: MilliCpu(fit("cpu", cpu.0, capacity.cpu.0, asked.cpu, &capacity.cpu)?),
+        memory: Bytes(fit("memory", memory.0, capacity.memory.0, asked.memory, &capacity.memory)?),
+        disk: Bytes(fit("disk", disk.0, capacity.disk.0, asked.disk, &capacity.disk)?),
+        pids: pids(recipe.pids, capacity)?,
+    })
+}
+
+fn fit(
+    field: &str,
+    value: u64,
+    most: u64,
+    asked: bool,
+    shown: &dyn std::fmt::Display,
+) -> Result<u64, Invalid> {
+    if value > most && asked {
+        return Err(Invalid::new(field, format!("more than this machine has; the most is {shown}")));
+    }
+    Ok(value.min(most))
+}
+
+fn refuse_below(field: &str, value: Bytes, least: Bytes) -> Result<(), Invalid> {
+    if value < least {
+        return Err(Invalid::new(field, format!("{value} is too little to start; the least is {least}")));
+    }
+    Ok(())
+}
+
+fn pids(asked: Option<u64>, capacity: &Capacity) -> Result<u64, Invalid> {
+    match asked {
+        None => Ok(DEFAULT_PIDS.min(capacity.pids)),
+        Some(number) if (8..=capacity.pids).contains(&number) => Ok(number),
+        Some(number) => Err(Invalid::new("pids", format!("{number} is not between 8 and {}", capacity.pids))),
+    }
+}
+
+fn deadline(ttl: Ttl, recipe: &TemplateSpec, now: Timestamp) -> Result<Option<Timestamp>, Invalid> {
+    let seconds = match ttl {
+        Ttl::Template => recipe.lifecycle.ttl,
+        Ttl::Never if recipe.lifecycle.allow_no_ttl => None,
+        Ttl::Never => return Err(Invalid::new("ttl", "this template demands a time to live; give seconds")),
+        Ttl::Seconds(seconds) => Some(positive(seconds)?),
+    };
+    let beyond = || Invalid::new("ttl", "reaches beyond the end of time; use null for no deadline");
+    seconds.map(|seconds| later(now, seconds).ok_or_else(beyond)).transpose()
+}
+
+/// A time to live in seconds, as a caller may give it.
+///
+/// # Errors
+/// When it is 0 or negative.
+pub fn positive(seconds: i64) -> Result<u64, Invalid> {
+    let refuse =
+        || Invalid::new("ttl", format!("{seconds} is not a time to live; give at least 1 second, or null"));
+    u64::try_from(seconds).ok().filter(|s| *s > 0).ok_or_else(refuse)
+}
+
+fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth: Birth) -> SandboxSpec {
+    SandboxSpec {
+        id: birth.id,
+        tenant: birth.tenant,
+        template: template.map(|t| t.name.clone()),
+        template_version: template.map(|t| t.version),
+        image: recipe.image,
+        limits,
+        env: recipe.env,
+        start_command: recipe.start_command,
+        user: recipe.user,
+        workdir: recipe.workdir,
+        ports: recipe.ports,
+        network: recipe.network,
+        sudo: recipe.sudo.unwrap_or(true),
+        runtime: recipe.runtime,
+        lifecycle: recipe.lifecycle,
+        labels: recipe.labels,
+        created_at: birth.at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Capacity =
+        Capacity { cpu: MilliCpu(2000), memory: Bytes(8 << 30), disk: Bytes(64 << 30), pids: 4096 };
+
+    fn birth() -> Birth {
+        Birth { id: SandboxId::from_entropy([1; 19]), tenant: "default".into(), at: Timestamp::UNIX_EPOCH }
+    }
+
+    fn ask(image: &str) -> CreateRequest {
+        CreateRequest { image: Some(image.into()), ..CreateRequest::default() }
+    }
+
+    fn resolved(ask: CreateRequest) -> Result<Sandbox, Invalid> {
+        resolve(ask, None, &ROOM, birth())
+    }
+
+    #[test]
+    fn derived_limits_are_twice_the_tier_clamped_to_the_machine() {
+        let limits = resolved(ask("base")).unwrap().spec.limits;
+        assert_eq!((limits.cpu.0, limits.memory.0, limits.pids), (2000, 4 << 30, DEFAULT_PIDS));
+    }
+
+    #[test]
+    fn what_the_caller_names_is_the_limit_and_too_much_is_refused() {
+        let named = CreateRequest { cpu: Some("500m".into()), memory: Some("512Mi".into()), ..ask("base") };
+        let limits = resolved(named).unwrap().spec.limits;
+        assert_eq!((limits.cpu.0, limits.memory.0), (500, 512 << 20));
+        for (field, request) in [
+            ("cpu", CreateRequest { cpu: Some("3".into()), ..ask("base") }),
+            ("memory", CreateRequest { memory: Some("9Gi".into()), ..ask("base") }),
+            ("disk", CreateRequest { disk: Some("1Ti".into()), ..ask("base") }),
+            ("memory", CreateRequest { memory: Some("1Mi".into()), ..ask("base") }),
+            ("pids", CreateRequest { pids: Some(5000), ..ask("base") }),
+        ] {
+            assert_eq!(resolved(request).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn ttl_is_the_templates_unless_said_and_never_zero() {
+        assert_eq!(resolved(ask("base")).unwrap().deadline, None);
+        let hour = resolved(CreateRequest { ttl: Ttl::Seconds(3600), ..ask("base") }).unwrap();
+        assert_eq!(hour.deadline, Some(Timestamp::from_second(3600).unwrap()));
+        for seconds in [0, -1, i64::MIN, i64::MAX] {
+            let refused = resolved(CreateRequest { ttl: Ttl::Seconds(seconds), ..ask("base") });
+            assert_eq!(refused.unwrap_err().field, "ttl", "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_demands_an_end_refuses_never() {
+        let mut spec = TemplateSpec { image: "base".into(), ..TemplateSpec::default() };
+        (spec.lifecycle.allow_no_ttl, spec.lifecycle.ttl) = (false, Some(60));
+        let template = Template { name: "t".into(), version: 3, spec, created_at: Timestamp::UNIX_EPOCH };
+        let never = CreateRequest { ttl: Ttl::Never, ..CreateRequest::default() };
+        assert_eq!(resolve(never, Some(&template), &ROOM, birth()).unwrap_err().field, "ttl");
+        let made = resolve(CreateRequest::default(), Some(&template), &ROOM, birth()).unwrap();
+        assert_eq!(
+            (made.spec.template_version, made.deadline),
+            (Some(3), Some(Timestamp::from_second(60).unwrap()))
+        );
+    }
+}

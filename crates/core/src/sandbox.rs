@@ -1,0 +1,157 @@
+//! A sandbox as everybody sees it: what it was made from and where it stands.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::{
+    id::SandboxId,
+    network::NetworkPolicy,
+    phase::Phase,
+    quantity::{Bytes, MilliCpu},
+    template::LifecyclePolicy,
+};
+
+/// How many transitions a sandbox remembers.
+pub const HISTORY: usize = 32;
+
+/// Everything that was decided when a sandbox was asked for. It never changes afterwards, but for `network`, which a
+/// caller may replace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Its name everywhere.
+    pub id: SandboxId,
+    /// The organisation it belongs to.
+    pub tenant: String,
+    /// Template name, when it was made from one.
+    pub template: Option<String>,
+    /// Version of that template.
+    pub template_version: Option<i64>,
+    /// Image reference as it was asked for.
+    pub image: String,
+    /// Hard limits.
+    pub limits: Limits,
+    /// Environment of every command.
+    pub env: BTreeMap<String, String>,
+    /// What runs from the start; `None` runs only the agent.
+    pub start_command: Option<Vec<String>>,
+    /// Default user; `None` takes the image's.
+    pub user: Option<String>,
+    /// Default directory; `None` takes the image's.
+    pub workdir: Option<String>,
+    /// Named ports.
+    pub ports: BTreeMap<String, u16>,
+    /// What it may reach.
+    pub network: NetworkPolicy,
+    /// Whether privileges may be gained through setuid programs.
+    pub sudo: bool,
+    /// OCI runtime binary, or our own launcher.
+    pub runtime: Option<String>,
+    /// When it rests by itself.
+    pub lifecycle: LifecyclePolicy,
+    /// The caller's labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+}
+
+/// Hard limits of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// CPU time per time.
+    pub cpu: MilliCpu,
+    /// Memory of all its processes, its page cache included.
+    pub memory: Bytes,
+    /// What it may write to its root filesystem.
+    pub disk: Bytes,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// A sandbox: its spec and its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// What was decided at creation.
+    pub spec: SandboxSpec,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why it stands there.
+    pub reason: Reason,
+    /// When it came to this phase.
+    pub since: Timestamp,
+    /// The hard deadline.
+    pub deadline: Option<Timestamp>,
+    /// When somebody last used it, as far as was reported.
+    pub last_activity: Timestamp,
+    /// Earlier transitions, oldest first, at most [`HISTORY`].
+    pub history: Vec<Transition>,
+}
+
+/// A move to a phase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Timestamp,
+    /// Where to.
+    pub phase: Phase,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why something is as it is: a code for programs, a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Stable, snake_case: `requested`, `idle`, `deadline`, `agent_died`, `oom`, …
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason of a code and a sentence.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
+}
+
+impl Sandbox {
+    /// A sandbox that has just been asked for. Its deadline is `deadline`.
+    #[must_use]
+    pub fn new(spec: SandboxSpec, deadline: Option<Timestamp>) -> Self {
+        let at = spec.created_at;
+        let reason = Reason::new("requested", "creation was requested");
+        let first = Transition { at, phase: Phase::Creating, reason: reason.clone() };
+        Self {
+            spec,
+            phase: Phase::Creating,
+            reason,
+            since: at,
+            deadline,
+            last_activity: at,
+            history: vec![first],
+        }
+    }
+
+    /// Its identifier.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        &self.spec.id
+    }
+
+    /// Moves to `phase`, unless the phases forbid it, and remembers why.
+    ///
+    /// # Errors
+    /// Gives back the phase it is in.
+    pub fn become_phase(&mut self, phase: Phase, reason: Reason, at: Timestamp) -> Result<(), Phase> {
+        if !self.phase.may_become(phase) {
+            return Err(self.phase);
+        }
+        self.phase = phase;
+        self.since = at;
+        self.reason = reason.clone();
+        self.history.push(Transition { at, phase, reason });
+        let surplus = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..surplus);
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Request and response types of the native API, `/api/v1`. JSON, snake_case but for the fields whose spelling older
+//! clients know (`templateVersion`, `accessUrl`, `exitCode` in WebSocket messages). Sizes and CPU are text as Kubernetes
+//! writes them, times RFC 3339, durations whole seconds unless the name says otherwise.
+
+mod exec;
+mod files;
+mod image;
+mod sandbox;
+mod system;
+mod template;
+
+pub use exec::*;
+pub use files::*;
+pub use image::*;
+pub use sandbox::*;
+pub use system::*;
+pub use template::*;

@@ -1,0 +1,317 @@
+//! Sandboxes: what is asked for, what is answered, what is streamed while one is made.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+
+/// Body of `POST /api/v1/sandboxes`: an image or a template, and what differs from it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct CreateSandbox {
+    /// Image reference, e.g. `base` or `python:3.11-slim`. Either this or `template`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Name of a template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Version of the template; the newest when absent.
+    #[serde(rename = "templateVersion", skip_serializing_if = "Option::is_none")]
+    pub template_version: Option<i64>,
+    /// The same fields as below, as older clients nest them beside `template`. A field may be given in one place only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<Overrides>,
+    /// CPU limit: `500m`, `2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory limit: `512Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// Disk limit: `10Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+    /// Most processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    /// Seconds until the hard deadline. Absent: the template's; `null`: none, where that is allowed.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>, minimum = 1))]
+    pub ttl: Option<Option<i64>>,
+    /// Seconds without use until it is paused; 0 is never. Absent: the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_after: Option<u64>,
+    /// Environment of every command.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Labels to find it by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Runs from the start, supervised; its output is the sandbox's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_command: Option<Vec<String>>,
+    /// User of commands that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Directory of commands that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+}
+
+/// What may be changed about a template for one sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Overrides {
+    /// CPU limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// Seconds until the hard deadline.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>, minimum = 1))]
+    pub ttl: Option<Option<i64>>,
+    /// Environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// Keeps `null` and "absent" apart.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::<i64>::deserialize(deserializer).map(Some)
+}
+
+/// What a sandbox may reach. The host, other sandboxes and metadata addresses are never reachable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// The ground rule.
+    pub mode: NetworkMode,
+    /// Ranges (`198.51.100.0/24`) that are reachable in any case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// Ranges that are not reachable; `allow` goes before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+}
+
+/// Ground rule of a [`Network`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// The public internet.
+    #[default]
+    Internet,
+    /// Only what `allow` lists.
+    Restricted,
+    /// Only its own loopback.
+    None,
+}
+
+/// Body of `PATCH /api/v1/sandboxes/{id}`; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdateSandbox {
+    /// Seconds from now until the hard deadline; `null`: none, where that is allowed.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>, minimum = 1))]
+    pub ttl: Option<Option<i64>>,
+    /// Replaces what it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// Status in the words of older clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Being made.
+    Pending,
+    /// Ready for commands.
+    Running,
+    /// Ended well; kept for older clients.
+    Succeeded,
+    /// Could not start or died.
+    Failed,
+    /// Resting: paused or stopped.
+    Stopped,
+    /// Being taken down.
+    Terminating,
+    /// Not known.
+    Unknown,
+}
+
+/// Phase in our own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Being made.
+    Creating,
+    /// Its agent answers.
+    Running,
+    /// Frozen.
+    Paused,
+    /// No processes, files kept.
+    Stopped,
+    /// Could not start or died.
+    Failed,
+    /// Being taken down.
+    Terminating,
+}
+
+/// Why something is as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Reason {
+    /// Stable, for programs.
+    pub code: String,
+    /// One sentence, for people.
+    pub message: String,
+}
+
+/// A move to a phase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Transition {
+    /// When.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: Timestamp,
+    /// Where to.
+    pub phase: Phase,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// A sandbox.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Sandbox {
+    /// Its identifier.
+    pub id: String,
+    /// Image reference it was made from.
+    pub image: String,
+    /// CPU limit.
+    pub cpu: String,
+    /// Memory limit.
+    pub memory: String,
+    /// Disk limit.
+    pub disk: String,
+    /// Process limit.
+    pub pids: u64,
+    /// Seconds between creation and hard deadline; `null` is none.
+    pub ttl: Option<i64>,
+    /// Environment of every command.
+    pub env: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Status in the words of older clients.
+    pub status: Status,
+    /// Phase in our own.
+    pub phase: Phase,
+    /// Why it is in that phase.
+    pub reason: Reason,
+    /// Template it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Version of that template.
+    #[serde(rename = "templateVersion", skip_serializing_if = "Option::is_none")]
+    pub template_version: Option<i64>,
+    /// What it may reach.
+    pub network: Network,
+    /// OCI runtime, when it is not our own launcher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// When it was asked for.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub created_at: Timestamp,
+    /// The hard deadline.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub expires_at: Option<Timestamp>,
+    /// When it came to its phase.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub updated_at: Timestamp,
+    /// When it was last used, as far as was reported.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub last_activity: Timestamp,
+    /// Earlier transitions, oldest first.
+    pub history: Vec<Transition>,
+}
+
+/// Answer of `GET /api/v1/sandboxes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SandboxList {
+    /// Newest first.
+    pub items: Vec<Sandbox>,
+    /// Pass as `cursor` to get the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// One event of a streamed creation (`Accept: text/event-stream`). The event's name is the tag.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum CreateEvent {
+    /// It has an id, and waits for others to be started.
+    Queued {
+        /// The id to poll with, should the stream break.
+        id: String,
+    },
+    /// Its image is being fetched.
+    Pulling {
+        /// 0 to 100.
+        percent: u8,
+    },
+    /// Filesystem, network and limits are being made.
+    Preparing,
+    /// Its first process starts.
+    Starting,
+    /// It can be used. The last event.
+    Ready {
+        /// The sandbox.
+        sandbox: Box<Sandbox>,
+    },
+    /// It could not be made. The last event.
+    Failed {
+        /// Why.
+        error: super::ErrorBody,
+    },
+}
+
+/// Answer of `GET /api/v1/sandboxes/{id}/usage`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Usage {
+    /// CPU time since its start, in microseconds.
+    pub cpu_us: u64,
+    /// Bytes of memory charged to it.
+    pub memory_bytes: u64,
+    /// The most that it ever was.
+    pub memory_peak_bytes: u64,
+    /// Bytes of disk charged to it, where that is counted.
+    pub disk_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+}
+
+/// Answer of `GET /api/v1/sandboxes/{id}/logs` without `follow`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Logs {
+    /// What the start command wrote; bytes that are no UTF-8 are replaced.
+    pub logs: String,
+    /// What happened to the sandbox, oldest first.
+    pub events: Vec<Transition>,
+}
