@@ -136,11 +136,54 @@ pub struct ProcessList {
     pub items: Vec<ProcessInfo>,
 }
 
-/// A message of the interactive WebSocket, in both directions. Binary frames carry raw input and output when the URL has
-/// `binary=true`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the interactive WebSocket is to run: its first message, `start`, when the URL names no `command`. So a long
+/// command line or environment never meets the limit on a URL's length.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InteractiveStart {
+    /// Program and arguments. No shell is involved.
+    pub command: Vec<String>,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// Columns of that terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cols: Option<u16>,
+    /// Rows of that terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u16>,
+    /// Added to the sandbox's environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Directory; the sandbox's default when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// User name or `uid[:gid]`; the sandbox's default when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Seconds after which its whole process group is killed; absent is without limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+}
+
+/// First byte of a server's binary frame: what follows was written to standard output, or to the terminal.
+pub const FRAME_STDOUT: u8 = 1;
+
+/// First byte of a server's binary frame: what follows was written to standard error.
+pub const FRAME_STDERR: u8 = 2;
+
+/// A text message of the interactive WebSocket, in both directions. With `binary=true` in the URL, input and output are
+/// binary frames instead: raw input from the client; from the server one byte, [`FRAME_STDOUT`] or [`FRAME_STDERR`], and
+/// then raw output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InteractiveMessage {
+    /// From the client: what to run, when the URL names no `command`. The first message.
+    Start(InteractiveStart),
+    /// From the server: it runs.
+    Started {
+        /// Process id inside the sandbox.
+        pid: u32,
+    },
     /// From the client: typed input.
     Input {
         /// Text.
@@ -148,7 +191,7 @@ pub enum InteractiveMessage {
     },
     /// From the client: no more input will come. Only without a tty.
     Eof,
-    /// From the server: output.
+    /// From the server: output and errors.
     Output {
         /// Text; bytes that are no UTF-8 are replaced.
         data: String,
@@ -170,10 +213,22 @@ pub enum InteractiveMessage {
         /// Exit code as in [`ExecExit`].
         #[serde(rename = "exitCode")]
         exit_code: i32,
+        /// The signal that ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
+        /// Whether its time was up.
+        #[serde(default, rename = "timedOut", skip_serializing_if = "std::ops::Not::not")]
+        timed_out: bool,
+        /// Whether it was killed for want of memory.
+        #[serde(default, rename = "oomKilled", skip_serializing_if = "std::ops::Not::not")]
+        oom_killed: bool,
     },
     /// From the server: it failed. The last message.
     Error {
         /// Why.
         message: String,
+        /// The same for programs, as in [`super::ErrorBody`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
 }
