@@ -1,1 +1,3 @@
-//! Filled in by the commits that follow.
+//! The driver that runs sandboxes on one Linux machine.
+
+pub mod net;
