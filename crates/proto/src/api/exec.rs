@@ -33,6 +33,14 @@ pub struct ExecRequest {
     pub detached: bool,
 }
 
+impl ExecRequest {
+    /// A command in the sandbox's default environment.
+    #[must_use]
+    pub fn of<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Self {
+        Self { command: command.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+}
+
 /// How bytes are written in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -163,6 +171,14 @@ pub struct InteractiveStart {
     /// Seconds after which its whole process group is killed; absent is without limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
+}
+
+impl InteractiveStart {
+    /// A command without a terminal, in the sandbox's default environment.
+    #[must_use]
+    pub fn of<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Self {
+        Self { command: command.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
 }
 
 /// First byte of a server's binary frame: what follows was written to standard output, or to the terminal.

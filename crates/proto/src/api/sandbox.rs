@@ -60,6 +60,20 @@ pub struct CreateSandbox {
     pub workdir: Option<String>,
 }
 
+impl CreateSandbox {
+    /// A sandbox of an image, with every default.
+    #[must_use]
+    pub fn of_image(reference: impl Into<String>) -> Self {
+        Self { image: Some(reference.into()), ..Self::default() }
+    }
+
+    /// A sandbox of a template's newest version.
+    #[must_use]
+    pub fn of_template(name: impl Into<String>) -> Self {
+        Self { template: Some(name.into()), ..Self::default() }
+    }
+}
+
 /// What may be changed about a template for one sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
