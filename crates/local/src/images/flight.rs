@@ -18,6 +18,8 @@ use super::{Image, Progress, credentials::Credentials, error::ImageError, progre
 
 type Outcome = Result<Image, ImageError>;
 type Work = Shared<BoxFuture<'static, Outcome>>;
+/// Kept alive only by those who wait for it.
+type Running = (WeakShared<BoxFuture<'static, Outcome>>, Arc<Hub>);
 
 /// What makes two callers' wishes the same. Credentials are part of it: nobody rides on somebody else's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,7 +32,7 @@ pub(super) struct Key {
 /// Work that is being done.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    running: Mutex<HashMap<Key, (WeakShared<BoxFuture<'static, Outcome>>, Arc<Hub>)>>,
+    running: Mutex<HashMap<Key, Running>>,
 }
 
 impl Flights {

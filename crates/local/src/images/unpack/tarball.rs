@@ -338,7 +338,7 @@ fn push_parts(parts: &mut Vec<(u64, u64)>, headers: &[GnuSparseHeader]) -> Resul
 }
 
 fn pairs(numbers: &[u64]) -> Result<Vec<(u64, u64)>, UnpackError> {
-    if numbers.len() % 2 != 0 || numbers.len() > 2 * MAX_SPARSE_PARTS {
+    if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * MAX_SPARSE_PARTS {
         return Err(UnpackError::damaged("the map of a sparse file is malformed"));
     }
     Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
