@@ -1,5 +1,11 @@
 //! Fakes and contract suites of the ports, and sample values, for tests of every crate.
 
+mod fake_store;
+mod store_contract;
+
+pub use fake_store::FakeStore;
+pub use store_contract::store_contract;
+
 use jiff::Timestamp;
 
 use crate::{
