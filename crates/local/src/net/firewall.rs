@@ -10,6 +10,9 @@ use super::policy::{CLOSED, EgressPolicy, NEVER};
 /// Connections that one sandbox may have open at once, so that it cannot fill the machine's tracking table.
 const FLOWS: u32 = 8192;
 
+/// Name queries of one sandbox in a second, so that it cannot keep the forwarder from the others.
+const QUERIES: u32 = 100;
+
 const REFUSE: &str = "reject with icmp type admin-prohibited";
 
 /// The rules of the router namespace. Policies of sandboxes that are there already stay.
@@ -22,6 +25,7 @@ add set inet atoll closed {{ type ipv4_addr; flags interval; }}
 add set inet atoll never {{ type ipv4_addr; flags interval; }}
 add set inet atoll mute {{ type ipv4_addr; }}
 add set inet atoll flows {{ type ipv4_addr; size 65535; flags dynamic; }}
+add set inet atoll askers {{ type ipv4_addr; size 65535; flags dynamic, timeout; timeout 1m; }}
 add map inet atoll policies {{ type ipv4_addr : verdict; }}
 add chain inet atoll early {{ type filter hook prerouting priority -300; policy accept; }}
 add chain inet atoll late {{ type filter hook output priority -300; policy accept; }}
@@ -42,6 +46,7 @@ add rule inet atoll late ip saddr {gateway} udp sport 53 notrack
 add rule inet atoll input ct state established,related accept
 add rule inet atoll input iifname "{UPLINK}" drop
 add rule inet atoll input ip saddr @mute {REFUSE}
+add rule inet atoll input ip daddr {gateway} udp dport 53 update @askers {{ ip saddr limit rate over {QUERIES}/second burst {QUERIES} packets }} drop
 add rule inet atoll input ip daddr {gateway} udp dport 53 accept
 add rule inet atoll input ip daddr {gateway} tcp dport 53 ct state new add @flows {{ ip saddr ct count over {FLOWS} }} drop
 add rule inet atoll input ip daddr {gateway} tcp dport 53 accept

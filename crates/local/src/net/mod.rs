@@ -6,6 +6,7 @@ mod addresses;
 mod cidr;
 mod connect;
 
+pub mod dns;
 mod doctor;
 mod firewall;
 mod netlink;

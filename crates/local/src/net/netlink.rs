@@ -27,6 +27,9 @@ use rustix::net::{
 
 use super::cidr::Cidr;
 
+/// The kernel writes no more of a listing at once.
+const BUFFER: usize = 32 * 1024;
+
 pub(super) type Mac = [u8; 6];
 
 /// One request of a batch, with the words to say when it fails.
@@ -86,8 +89,9 @@ impl Netlink {
         let fd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         rustix::net::send(&*fd, &bytes, SendFlags::empty()).map_err(|err| refused(0, err.into()))?;
         let (mut answered, mut first) = (0, None);
+        let mut buffer = vec![0; BUFFER];
         while answered < whats.len() {
-            receive(&fd, |header, payload| {
+            receive(&fd, &mut buffer, |header, payload| {
                 if let Answer::Status(code) = Answer::of(header, payload) {
                     answered += 1;
                     let at = usize::try_from(header.sequence_number).unwrap_or(0);
@@ -152,8 +156,9 @@ impl Netlink {
         let fd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         rustix::net::send(&*fd, &bytes, SendFlags::empty())?;
         let mut end = None;
+        let mut buffer = vec![0; BUFFER];
         while end.is_none() {
-            receive(&fd, |header, payload| match Answer::of(header, payload) {
+            receive(&fd, &mut buffer, |header, payload| match Answer::of(header, payload) {
                 Answer::Data => each(payload),
                 Answer::Done => end = Some(0),
                 Answer::Status(code) => end = Some(code),
@@ -194,11 +199,9 @@ fn emit(bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, seq: usiz
 }
 
 /// Reads one datagram and shows each message in it.
-fn receive(fd: &OwnedFd, mut each: impl FnMut(&NetlinkHeader, &[u8])) -> io::Result<()> {
+fn receive(fd: &OwnedFd, buffer: &mut [u8], mut each: impl FnMut(&NetlinkHeader, &[u8])) -> io::Result<()> {
     const HEADER: usize = 16;
-    let mut buffer = vec![0; 64 * 1024];
-    let (_, length) =
-        rustix::io::retry_on_intr(|| rustix::net::recv(fd, buffer.as_mut_slice(), RecvFlags::TRUNC))?;
+    let (_, length) = rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut *buffer, RecvFlags::TRUNC))?;
     let mut rest = buffer.get(..length).ok_or_else(|| io::Error::other("netlink answer too large"))?;
     while let Some(header) = header_of(rest) {
         let length = usize::try_from(header.length).unwrap_or(usize::MAX);
@@ -289,6 +292,15 @@ pub(super) fn link_up(index: u32) -> Request {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     Request { what: "bring the link up", message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+}
+
+/// Waits until a link whose other end came up after it carries packets. The kernel does that in the background, and
+/// drops what is sent before: a first connection would wait a second for its second try.
+pub(super) fn settle(index: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    Request { what: "look at the link", message: RouteNetlinkMessage::GetLink(message), flags: 0 }
 }
 
 /// Gives a link one address, alone (/32).

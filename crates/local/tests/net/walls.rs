@@ -1,9 +1,11 @@
 //! What a sandbox can and cannot reach.
 
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 
-use atoll_local::net::{EgressPolicy, Router, attach_none};
+use atoll_local::net::{EgressPolicy, Router, attach_none, of_process};
 
 use crate::world::*;
 
@@ -240,6 +242,29 @@ fn no_network_is_loopback_only() {
         inside(&one, || listen("127.0.0.1:80", Default::default()));
         assert_eq!(connect_own_80(&one), Some(()));
         assert_eq!(reach(&one, PUBLIC[0], 80).unwrap_err().raw_os_error(), Some(libc::ENETUNREACH));
+    });
+}
+
+#[test]
+fn a_sandbox_with_its_own_users_is_attached_by_its_process() {
+    run(|world| {
+        let router = Router::ensure(&world.plan("aaaaaa")).unwrap();
+        let script = "unshare --user --map-root-user --net sh -c 'echo ready; exec cat' ";
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("exec {script}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let one = of_process(child.id()).unwrap();
+        router.attach(20, one.as_fd()).unwrap();
+        reach(&one, PUBLIC[0], 80).unwrap();
+        drop(one);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(wait_until(|| router.attached().unwrap().is_empty()), "its end takes the link away");
     });
 }
 
