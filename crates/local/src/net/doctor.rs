@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::cidr::Cidr;
 use super::netlink::{self, End, Netlink};
 use super::plan::NetPlan;
-use super::{NetError, firewall, netns, nft, router};
+use super::{NetError, firewall, netns, nft, sysctl};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ fn links() -> Finding {
 
 fn forwarding() -> Finding {
     let what = "forwarding";
-    if router::forwarding() {
+    if sysctl::forwarding() {
         return good(what, "the host passes packets on");
     }
     let detail = "the host does not pass packets on: sandboxes reach nothing outside".into();

@@ -15,6 +15,7 @@ mod nft;
 mod plan;
 mod policy;
 mod router;
+mod sysctl;
 
 use std::io;
 use std::path::PathBuf;
@@ -26,7 +27,8 @@ pub use doctor::{Finding, State, doctor};
 pub use netns::of_process;
 pub use plan::{HostLock, NetPlan, PlanOptions, RUN_ROOT, plan};
 pub use policy::{CLOSED, EgressPolicy, NEVER, PolicyError};
-pub use router::{Router, attach_none, enable_forwarding, forwarding};
+pub use router::{Router, attach_none};
+pub use sysctl::{enable_forwarding, forwarding};
 
 /// What failed in the network, and about which object.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,9 @@ pub enum NetError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A /proc of our own, to write settings through.
+    #[error("cannot open a /proc: {0}")]
+    OwnProc(io::Error),
     /// `nft` is not installed.
     #[error("the program nft is missing; install the package nftables")]
     NftMissing,

@@ -10,7 +10,7 @@ use super::cidr::Cidr;
 use super::netlink::{self, End, Mac, Netlink, Refused};
 use super::plan::{HostLock, NetPlan, UPLINK, confirm};
 use super::policy::EgressPolicy;
-use super::{NetError, firewall, netns, nft};
+use super::{NetError, firewall, netns, nft, sysctl};
 
 const LOOPBACK: u32 = 1;
 /// The sandbox's end: far above the numbers that a kernel gives to the tunnels it makes in every namespace.
@@ -21,31 +21,6 @@ const INSIDE: &str = "eth0";
 const ROUTER_MAC: Mac = [0x0a, 0x61, 0, 0, 0, 1];
 const HOST_MAC: Mac = [0x0a, 0x61, 0, 0, 0, 2];
 const DEFAULT_ROUTE: Cidr = Cidr::new([0; 4], 0);
-const FORWARDING: &str = "net/ipv4/ip_forward";
-
-/// Settings of the router namespace: forward IPv4 with strict reverse paths, no IPv6, refusals not rationed (a
-/// sandbox that floods itself with them harms nobody else).
-const ROUTER_SYSCTLS: [(&str, &str); 14] = [
-    ("net/ipv4/ip_forward", "1"),
-    ("net/ipv4/conf/all/rp_filter", "1"),
-    ("net/ipv4/conf/default/rp_filter", "1"),
-    ("net/ipv4/conf/all/accept_redirects", "0"),
-    ("net/ipv4/conf/default/accept_redirects", "0"),
-    ("net/ipv4/conf/all/send_redirects", "0"),
-    ("net/ipv4/conf/default/send_redirects", "0"),
-    ("net/ipv4/conf/all/accept_source_route", "0"),
-    ("net/ipv4/conf/default/accept_source_route", "0"),
-    ("net/ipv4/conf/all/route_localnet", "0"),
-    ("net/ipv4/conf/default/route_localnet", "0"),
-    ("net/ipv4/icmp_ratemask", "0"),
-    ("net/ipv6/conf/all/disable_ipv6", "1"),
-    ("net/ipv6/conf/default/disable_ipv6", "1"),
-];
-
-/// Settings of a sandbox's namespace: no IPv6 while it has no rules, and ping without raw sockets. Each
-/// costs a look-up that grows with the number of namespaces; `all` sets what links to come will have, too.
-const SANDBOX_SYSCTLS: [(&str, &str); 2] =
-    [("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv4/ping_group_range", "0 2147483647")];
 
 /// The router of one data directory. Making, joining and leaving it are safe at any instant: what a crash left half
 /// made is finished by [`ensure`](Router::ensure) or taken away by [`destroy`](Router::destroy).
@@ -66,7 +41,7 @@ impl Router {
         // Walls first, links last.
         nft::apply(Some(netns.as_fd()), "set the router's rules", &firewall::router_rules(plan))?;
         nft::apply(None, "set the host's rules", &firewall::host_rules(plan))?;
-        netns::run_in(netns.as_fd(), || Ok(write_sysctls(&ROUTER_SYSCTLS)))
+        netns::run_in(netns.as_fd(), || Ok(sysctl::write(&sysctl::ROUTER)))
             .map_err(|source| netns_error("enter", plan, source))??;
         let router = Router::with(plan, netns)?;
         router.ensure_uplink(&host)?;
@@ -89,7 +64,7 @@ impl Router {
         delete_link(&host, &plan.host_link())?;
         nft::apply(None, "take the host's rules away", &firewall::host_rules_gone(plan))?;
         netns::unpin(&plan.netns_path()).map_err(|source| netns_error("unpin", plan, source))?;
-        remove("remove", &plan.run_dir(), |path| fs::remove_dir(path))?;
+        remove("remove", &plan.run_dir(), remove_if_empty)?;
         remove("remove the claim", &plan.claim_path(), |path| fs::remove_file(path))
     }
 
@@ -141,8 +116,9 @@ impl Router {
         Ok(names.iter().filter_map(|name| name.strip_prefix("slot")?.parse().ok()).collect())
     }
 
-    /// Sets what the sandbox in `slot` may reach, from the next packet on, in one transaction. A policy that says no
-    /// more than the default leaves no rule.
+    /// Sets what the sandbox in `slot` may reach, from the next packet on, in one transaction. To be set before
+    /// `attach` and cleared after the link is gone, so that there is no moment without it. A policy that says no more
+    /// than the default leaves no rule.
     pub fn set_policy(&self, slot: u32, policy: &EgressPolicy) -> Result<(), NetError> {
         if policy.is_default() {
             return self.clear_policy(slot);
@@ -211,7 +187,7 @@ impl Router {
                 .map_err(|refused| refused_error(refused, name.clone()))?;
         }
         self.configure_uplink(host, &name).map_err(|refused| refused_error(refused, name.clone()))?;
-        silence_ipv6(&name)
+        sysctl::silence_ipv6(&name)
     }
 
     fn configure_uplink(&self, host: &Netlink, name: &str) -> Result<(), Refused> {
@@ -248,21 +224,10 @@ pub fn attach_none(sandbox: BorrowedFd<'_>) -> Result<(), NetError> {
         .map_err(|refused| refused_error(refused, "lo".into()))
 }
 
-/// Whether the host passes packets on between its links. Without it sandboxes reach nothing outside.
-pub fn forwarding() -> bool {
-    fs::read_to_string(Path::new("/proc/sys").join(FORWARDING)).is_ok_and(|value| value.trim() == "1")
-}
-
-/// Switches the host's forwarding on. It concerns the whole machine, so only what a person started for that purpose
-/// may call it, and says so.
-pub fn enable_forwarding() -> Result<(), NetError> {
-    write_sysctls(&[(FORWARDING, "1")])
-}
-
 /// Sets what a sandbox's namespace needs before it has a link; the socket stays in it.
 fn prepare(sandbox: BorrowedFd<'_>) -> Result<Netlink, NetError> {
     let visit = || {
-        write_sysctls(&SANDBOX_SYSCTLS)?;
+        sysctl::write_apart(&sysctl::SANDBOX)?;
         Netlink::open().map_err(NetError::Socket)
     };
     netns::visit(sandbox, visit).map_err(|source| NetError::Netns {
@@ -286,29 +251,6 @@ fn ensure_netns(plan: &NetPlan) -> Result<OwnedFd, NetError> {
     }
 }
 
-/// Writes settings of the calling thread's namespace. A kernel without IPv6 has none of its settings.
-fn write_sysctls(settings: &[(&'static str, &str)]) -> Result<(), NetError> {
-    for &(key, value) in settings {
-        match fs::write(Path::new("/proc/sys").join(key), value) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound && key.contains("ipv6") => {}
-            Err(source) => return Err(NetError::Sysctl { key, source }),
-            Ok(()) => {}
-        }
-    }
-    Ok(())
-}
-
-/// No IPv6 on the host's end of the uplink, which is ours; the host's other links are not touched.
-fn silence_ipv6(link: &str) -> Result<(), NetError> {
-    let path = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
-    match fs::write(path, "1") {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(NetError::Sysctl { key: "net/ipv6/conf/<uplink>/disable_ipv6", source })
-        }
-        _ => Ok(()),
-    }
-}
-
 fn delete_link(links: &Netlink, name: &str) -> Result<(), NetError> {
     let Some(index) = links.index(name).map_err(NetError::Socket)? else { return Ok(()) };
     match links.run(vec![netlink::delete_link(index)]) {
@@ -329,6 +271,14 @@ fn remove(
             Err(NetError::File { what, path: path.to_owned(), source: err })
         }
         _ => Ok(()),
+    }
+}
+
+/// Others may keep files of the same data directory there.
+fn remove_if_empty(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        done => done,
     }
 }
 

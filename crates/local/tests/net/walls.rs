@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-use atoll_local::net::{EgressPolicy, Router, attach_none, of_process};
+use atoll_local::net::{EgressPolicy, Router, attach_none, enable_forwarding, forwarding, of_process};
 
 use crate::world::*;
 
@@ -77,6 +77,40 @@ fn two_networks_side_by_side_do_not_meet() {
         assert_shut(&one, &b.address(20).to_string(), 80);
         Router::destroy(&a).unwrap();
         reach(&two, PUBLIC[0], 80).unwrap();
+    });
+}
+
+#[test]
+fn what_the_host_hands_on_is_as_closed_as_the_host() {
+    run(|world| {
+        // A published port, as container engines make them: the host's addresses lead to somewhere private.
+        sh("nft 'table ip publish { chain pre { type nat hook prerouting priority -100; \
+            fib daddr type local tcp dport 9999 dnat to 10.9.9.9:80; \
+            ip daddr 203.0.113.99 tcp dport 80 dnat to 10.9.9.9:80; }; \
+            chain post { type nat hook postrouting priority 90; ip daddr 10.9.9.9 masquerade; }; }'");
+        inside(&world.internet, || connect("192.0.2.2", 9999)).expect("published to the outside");
+        let router = Router::ensure(&world.plan("aaaaaa")).unwrap();
+        let one = new_netns();
+        router.attach(20, one.as_fd()).unwrap();
+        assert_shut(&one, "192.0.2.2", 9999);
+        assert_shut(&one, "198.51.100.1", 9999);
+        assert_shut(&one, "203.0.113.99", 80);
+        reach(&one, PUBLIC[0], 80).unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_reachable_while_the_host_forwards_nothing() {
+    run(|world| {
+        let router = Router::ensure(&world.plan("aaaaaa")).unwrap();
+        let one = new_netns();
+        router.attach(20, one.as_fd()).unwrap();
+        assert!(forwarding());
+        set("net/ipv4/ip_forward", "0");
+        assert!(!forwarding());
+        assert_shut(&one, PUBLIC[0], 80);
+        enable_forwarding().unwrap();
+        reach(&one, PUBLIC[0], 80).unwrap();
     });
 }
 
