@@ -1,0 +1,136 @@
+//! `stop`, `start`, `restart`, `pause`, `resume` and `rm`: several sandboxes at once, each on its own.
+
+use atoll_client::{ListSandboxes, Sandbox, api::Sandbox as Info};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use super::{Context, resolve, tally};
+use crate::{
+    cli::{Rm, Several},
+    failure::Failure,
+    output::Format,
+    values,
+};
+
+/// How many calls are made at once.
+const AT_ONCE: usize = 16;
+
+/// Where to.
+#[derive(Clone, Copy, Debug)]
+pub enum Move {
+    /// No processes, files kept.
+    Stop,
+    /// Running again.
+    Start,
+    /// Both.
+    Restart,
+    /// Frozen.
+    Pause,
+    /// Thawed.
+    Resume,
+}
+
+/// `atoll stop` and its like.
+pub async fn moves(context: &Context, args: Several, to: Move) -> Result<(), Failure> {
+    let outcomes = args.sandboxes.iter().map(|written| move_one(context, written, to));
+    finish(context.format, stream::iter(outcomes).buffered(AT_ONCE).collect().await)
+}
+
+async fn move_one(context: &Context, written: &str, to: Move) -> Result<Info, Failure> {
+    let sandbox = resolve::sandbox(&context.client, written).await?;
+    Ok(match to {
+        Move::Stop => sandbox.stop().await,
+        Move::Start => sandbox.start().await,
+        Move::Restart => sandbox.restart().await,
+        Move::Pause => sandbox.pause().await,
+        Move::Resume => sandbox.resume().await,
+    }?)
+}
+
+/// Anything that has an id to print.
+trait Named: Serialize {
+    fn name(&self) -> &str;
+}
+
+impl Named for Info {
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+/// A sandbox that is being taken down.
+#[derive(Serialize)]
+struct Removed {
+    id: String,
+    removed: bool,
+}
+
+impl Named for Removed {
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Prints what went well, then complains about the rest.
+fn finish<T: Named>(format: Format, outcomes: Vec<Result<T, Failure>>) -> Result<(), Failure> {
+    let (mut done, mut tallied) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        tallied.push(outcome.map(|item| done.push(item)));
+    }
+    let format = if format == Format::Table { Format::Name } else { format };
+    format.print_all(&done, &[], |_| Vec::new(), Named::name)?;
+    tally(tallied)
+}
+
+/// `atoll rm`
+pub async fn rm(context: &Context, args: Rm) -> Result<(), Failure> {
+    let mut written = args.sandboxes.clone();
+    if args.all || !args.label.is_empty() {
+        written = matching(context, &args).await?;
+        if !args.force {
+            confirm(written.len())?;
+        }
+    }
+    let outcomes = written.iter().map(|written| remove(context, written, args.force));
+    let outcomes: Vec<_> = stream::iter(outcomes).buffered(AT_ONCE).collect().await;
+    finish(context.format, outcomes.into_iter().filter_map(Result::transpose).collect())
+}
+
+async fn matching(context: &Context, args: &Rm) -> Result<Vec<String>, Failure> {
+    let labels = values::pairs(&args.label).map_err(Failure::Wrong)?;
+    let query = ListSandboxes { labels, page_size: Some(1000), ..ListSandboxes::default() };
+    Ok(context.client.sandboxes().list(query).map_ok(|sandbox| sandbox.id).try_collect().await?)
+}
+
+/// With `force`, one that is gone already is none to mind.
+async fn remove(context: &Context, written: &str, force: bool) -> Result<Option<Removed>, Failure> {
+    let sandbox: Sandbox = match resolve::sandbox(&context.client, written).await {
+        Err(Failure::Wrong(_)) if force => return Ok(None),
+        found => found?,
+    };
+    match sandbox.delete().await {
+        Err(error) if force && error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(Some(Removed { id: sandbox.id().into(), removed: true })),
+    }
+}
+
+fn confirm(count: usize) -> Result<(), Failure> {
+    if count == 0 {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Wrong(format!(
+            "{count} sandboxes would be removed: add -f to do it without asking"
+        )));
+    }
+    let failed = |source| Failure::io("ask", source);
+    write!(io::stderr(), "Remove {count} sandboxes with their files? [y/N] ").map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::Wrong("nothing was removed".into())),
+    }
+}

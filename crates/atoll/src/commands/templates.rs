@@ -1,0 +1,127 @@
+//! `templates`: recipes from files, listed, shown, removed.
+
+use atoll_client::api::{Template, TemplateSpec};
+use serde::Serialize;
+use serde_json::Value;
+use std::{fs, io::Read, path::Path};
+
+use super::{Context, tally, word};
+use crate::{cli::Templates, failure::Failure, output::Format};
+
+/// `atoll templates`
+pub async fn templates(context: &Context, command: Templates) -> Result<(), Failure> {
+    match command {
+        Templates::Ls => print_all(context, &context.client.templates().await?),
+        Templates::Versions { name } => print_all(context, &context.client.template_versions(&name).await?),
+        Templates::Get { name, version } => {
+            let template = context.client.template(&name, version).await?;
+            context.format.print_one(&template, fields, &template.name)
+        }
+        Templates::Apply { file, name } => apply(context, &file, name).await,
+        Templates::Rm { names } => rm(context, names).await,
+    }
+}
+
+fn print_all(context: &Context, items: &[Template]) -> Result<(), Failure> {
+    let header = ["NAME", "VERSION", "IMAGE", "TIER", "MADE"];
+    context.format.print_all(items, &header, row, |template| &template.name)
+}
+
+fn row(template: &Template) -> Vec<String> {
+    vec![
+        template.name.clone(),
+        template.version.to_string(),
+        template.spec.image.clone(),
+        word(&template.spec.tier),
+        template.created_at.to_string(),
+    ]
+}
+
+/// The recipe's own fields, as they would be written in a file.
+fn fields(template: &Template) -> Vec<(&'static str, String)> {
+    let text = toml::to_string(&template.spec).unwrap_or_default();
+    let head = [("name", template.name.clone()), ("version", template.version.to_string())];
+    let spec = text.lines().filter(|line| !line.is_empty()).map(|line| ("", line.to_owned()));
+    head.into_iter().chain(spec).collect()
+}
+
+async fn apply(context: &Context, file: &Path, name: Option<String>) -> Result<(), Failure> {
+    let text = read(file)?;
+    let (name, spec) =
+        parse(&text, name).map_err(|problem| Failure::Wrong(format!("{}: {problem}", file.display())))?;
+    let template = context.client.put_template(&name, &spec).await?;
+    context.format.print_done(&template, &format!("{}@{}", template.name, template.version))
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().read_to_string(&mut text).map(drop),
+        false => fs::read_to_string(file).map(|found| text = found),
+    };
+    read.map_err(|source| Failure::file("read", file, source))?;
+    Ok(text)
+}
+
+/// A recipe with its name inside or beside it, or what `templates get -o json` prints.
+fn parse(text: &str, given: Option<String>) -> Result<(String, TemplateSpec), String> {
+    let mut value: Value = match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(text).map_err(|error| error.to_string())?,
+        false => toml::from_str(text).map_err(|error| error.to_string())?,
+    };
+    let named = value.as_object_mut().and_then(|fields| fields.remove("name"));
+    let named = named.and_then(|name| name.as_str().map(str::to_owned));
+    let name = match (given, named) {
+        (Some(given), Some(named)) if given != named => {
+            return Err(format!("its name is {named:?}, not {given:?}"));
+        }
+        (given, named) => given.or(named).ok_or("it has no name; add one, or give it after the file")?,
+    };
+    if let Some(spec) = value.get_mut("spec") {
+        value = spec.take();
+    }
+    let spec = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    Ok((name, spec))
+}
+
+/// A template that was removed.
+#[derive(Serialize)]
+struct Removed<'a> {
+    name: &'a str,
+    removed: bool,
+}
+
+async fn rm(context: &Context, names: Vec<String>) -> Result<(), Failure> {
+    let (mut removed, mut outcomes) = (Vec::new(), Vec::new());
+    for name in &names {
+        let outcome = context.client.remove_template(name).await;
+        outcomes.push(outcome.map(|()| removed.push(Removed { name, removed: true })).map_err(Into::into));
+    }
+    let format = if context.format == Format::Table { Format::Name } else { context.format };
+    format.print_all(&removed, &[], |_| Vec::new(), |removed| removed.name)?;
+    tally(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toml_json_and_what_get_prints_are_read() {
+        let toml = "name = \"t\"\nimage = \"base\"\ntier = \"standard\"\n[lifecycle]\npause_after = 60\n";
+        let (name, spec) = parse(toml, None).unwrap();
+        assert_eq!((name.as_str(), spec.image.as_str(), spec.lifecycle.pause_after), ("t", "base", Some(60)));
+        let (name, spec) = parse("{\"image\": \"base\"}", Some("t".into())).unwrap();
+        assert_eq!((name.as_str(), spec.image.as_str()), ("t", "base"));
+        let printed =
+            r#"{"name":"t","version":3,"spec":{"image":"base"},"created_at":"2026-01-01T00:00:00Z"}"#;
+        assert_eq!(parse(printed, None).unwrap().1.image, "base");
+    }
+
+    #[test]
+    fn slips_are_named() {
+        assert!(parse("image = \"base\"", None).unwrap_err().contains("no name"));
+        assert!(parse("name = \"a\"\nimage = \"base\"", Some("b".into())).unwrap_err().contains("not \"b\""));
+        assert!(parse("name = \"a\"\nimgae = \"base\"", None).unwrap_err().contains("imgae"));
+    }
+}
