@@ -141,7 +141,8 @@ impl FakeDriver {
     }
 
     async fn pass_gate(&self, progress: &Progress) -> Result<(), DriverError> {
-        let permit = self.gate.acquire().await.map_err(|_| DriverError::Internal("the gate is closed".into()))?;
+        let permit =
+            self.gate.acquire().await.map_err(|_| DriverError::Internal("the gate is closed".into()))?;
         permit.forget();
         progress(CreateStep::Preparing);
         progress(CreateStep::Starting);
