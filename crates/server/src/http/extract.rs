@@ -51,6 +51,10 @@ async fn whole_body(request: Request, limit: usize) -> Result<Bytes, ServiceErro
 /// Reads JSON; the refusal names the field as the caller wrote it. No body at all is an empty object.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ServiceError> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    // Serde would take a list for an object's fields in order.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(ServiceError::invalid("body", "is not a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

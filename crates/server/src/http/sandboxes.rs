@@ -81,7 +81,7 @@ fn events(begun: Begun) -> impl Stream<Item = CreateEvent> + Send {
 
 enum Step {
     Did(CreateStep),
-    Ended(Result<atoll_core::sandbox::Sandbox, ServiceError>),
+    Ended(Result<Box<atoll_core::sandbox::Sandbox>, ServiceError>),
 }
 
 type Place = Option<(watch::Receiver<Course>, usize)>;
@@ -99,7 +99,7 @@ async fn next_steps(place: Place) -> Option<(Vec<Step>, Place)> {
     match end {
         None => Some((steps, Some((course, seen)))),
         Some(end) => {
-            steps.push(Step::Ended(end));
+            steps.push(Step::Ended(end.map(Box::new)));
             Some((steps, None))
         }
     }
@@ -111,7 +111,7 @@ fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
         Step::Did(CreateStep::Pulling { percent }) => CreateEvent::Pulling { percent },
         Step::Did(CreateStep::Preparing) => CreateEvent::Preparing,
         Step::Did(CreateStep::Starting) => CreateEvent::Starting,
-        Step::Ended(Ok(sandbox)) => CreateEvent::Ready { sandbox: Box::new(convert::sandbox(sandbox)) },
+        Step::Ended(Ok(sandbox)) => CreateEvent::Ready { sandbox: Box::new(convert::sandbox(*sandbox)) },
         Step::Ended(Err(error)) => CreateEvent::Failed { error: error.body() },
     }
 }
@@ -206,9 +206,9 @@ macro_rules! move_route {
     ($name:ident, $path:literal, $change:expr, $text:literal) => {
         #[doc = $text]
         #[utoipa::path(post, path = $path, tag = "sandboxes",
-                    params(("id" = String, Path, description = "Id of the sandbox")),
-                    responses((status = 200, body = Sandbox), (status = 404, body = ErrorBody),
-                        (status = 409, body = ErrorBody)))]
+                            params(("id" = String, Path, description = "Id of the sandbox")),
+                            responses((status = 200, body = Sandbox), (status = 404, body = ErrorBody),
+                                (status = 409, body = ErrorBody)))]
         pub async fn $name(
             State(services): State<Arc<Services>>,
             caller: Caller,

@@ -132,6 +132,7 @@ fn classify_store(error: &StoreError) -> (Kind, &str) {
     match error {
         StoreError::NotFound(_) => (Kind::NotFound, "not_found"),
         StoreError::Exists(_) => (Kind::Conflict, "exists"),
+        StoreError::Invalid(_) => (Kind::BadInput, "invalid"),
         StoreError::Database(_) => (Kind::Internal, "database"),
     }
 }
