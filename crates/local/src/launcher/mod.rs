@@ -1,0 +1,127 @@
+//! Starts a sandbox's first process: namespaces, root filesystem, limits, network, capabilities, system-call filter.
+//!
+//! The work is done by a re-executed, single-threaded helper, because namespaces and credentials belong to threads. It
+//! forks twice, so that the server is never the parent of a sandbox and may die at any moment:
+//!
+//! ```text
+//! server -- exec --> helper (host root, own mount namespace)
+//!                      '-- fork --> founder: becomes the sandbox's uid, makes the user namespace, then all others
+//!                                     '-- fork --> first process (pid 1): mounts, pivots, drops everything, execs the agent
+//! ```
+//!
+//! It must not know of images, records or the agent's protocol: it is given directories, descriptors and bytes.
+
+mod entry;
+mod first;
+mod founder;
+mod mounts;
+mod privileges;
+mod raw;
+
+pub use entry::entry;
+
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::net::NetPlan;
+
+/// First argument of the re-executed helper.
+pub const ENTRY: &str = "atoll-launch";
+
+/// How many user and group ids a sandbox has: 0 to 65535, as programs expect.
+pub const UIDS_PER_SANDBOX: u32 = 65536;
+
+/// Everything that is needed to start a sandbox. Written to a file, which is the helper's standard input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Launch {
+    /// Host name inside.
+    pub hostname: String,
+    /// Kernel uid and gid of the sandbox's root; the range is [`UIDS_PER_SANDBOX`] long.
+    pub uid_base: u32,
+    /// Directories of the image, topmost first, owned by the ids that the image says.
+    pub lowers: Vec<PathBuf>,
+    /// Where changes go. Belongs to `uid_base`.
+    pub upper: PathBuf,
+    /// Overlay's scratch directory, on the same filesystem.
+    pub work: PathBuf,
+    /// An empty directory to mount on; several helpers may use it at once, each in its own mount namespace.
+    pub mount_point: PathBuf,
+    /// The program that becomes the first process.
+    pub agent: PathBuf,
+    /// Where its socket is bound.
+    pub socket: PathBuf,
+    /// Where it writes what the start command says.
+    pub log: PathBuf,
+    /// What it is told, in its own words.
+    pub config: serde_json::Value,
+    /// Control groups to enter before anything is made.
+    pub cgroups: Vec<PathBuf>,
+    /// The network, or only loopback.
+    pub network: Option<Routed>,
+    /// Whether setuid programs may give privileges.
+    pub sudo: bool,
+    /// Whether the root filesystem is new, so that host name and name server are to be written.
+    pub fresh: bool,
+}
+
+/// A routed network: where the router is and which link is ours.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Routed {
+    /// The router to attach to.
+    pub plan: NetPlan,
+    /// Place of the sandbox in the plan's address block.
+    pub slot: u32,
+}
+
+/// What came of a launch. The helper's only line of output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The first process runs the agent; its pid on the host.
+    Started(i32),
+    /// Nothing is left running; which step failed, and how.
+    Failed(String),
+}
+
+/// Why a launch failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The helper could not be started or asked.
+    #[error("the launcher could not be run: {0}")]
+    Helper(#[from] std::io::Error),
+    /// A step failed; everything before it was undone.
+    #[error("{0}")]
+    Step(String),
+}
+
+/// Runs a launch to its end. Blocks for some milliseconds. `order` is a file that holds the [`Launch`] as JSON, at its
+/// start, and is locked: the lock goes with the file, so whoever can lock it knows that no helper is at work.
+///
+/// # Errors
+/// When the helper cannot be run or a step fails; no process is left then.
+pub fn launch(order: File, binary: &Path) -> Result<i32, LaunchError> {
+    let mut helper = Command::new(binary)
+        .arg0(ENTRY)
+        .arg(ENTRY)
+        .env_clear()
+        .stdin(Stdio::from(order))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    let mut answer = String::new();
+    if let Some(mut stdout) = helper.stdout.take() {
+        stdout.read_to_string(&mut answer)?;
+    }
+    let status = helper.wait()?;
+    match serde_json::from_str(&answer) {
+        Ok(Outcome::Started(pid)) => Ok(pid),
+        Ok(Outcome::Failed(step)) => Err(LaunchError::Step(step)),
+        Err(_) => Err(LaunchError::Step(format!("the launcher ended with {status} and said {answer:?}"))),
+    }
+}
