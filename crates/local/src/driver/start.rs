@@ -1,0 +1,280 @@
+//! From a recorded intent to a sandbox whose agent answers.
+
+use std::{
+    fs::File,
+    io::{Seek, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_core::{
+    driver::{CreateStep, DriverError, Progress},
+    network::{NetworkMode, NetworkPolicy},
+    phase::Phase,
+    sandbox::{Reason, Sandbox},
+};
+
+use super::{Inner, agent, blocking, conflict, internal, table::Entry, watch};
+use crate::{
+    images::{Image, PullOptions},
+    launcher::{Launch, Routed, launch},
+    net::{Cidr, EgressPolicy},
+    process::Identity,
+    record::{Base, Record},
+};
+
+/// How long an agent may take to answer for the first time.
+const AGENT_PATIENCE: Duration = Duration::from_secs(20);
+/// Most bytes of a start command's log.
+const LOG_CAP: u64 = 16 << 20;
+
+impl Inner {
+    /// Records a new sandbox. From then on it exists.
+    pub(super) async fn record_new(self: &Arc<Self>, sandbox: Sandbox) -> Result<Arc<Entry>, DriverError> {
+        self.check(&sandbox)?;
+        let full = || {
+            DriverError::Exhausted(format!("this machine has all of its {} sandboxes", super::SLOTS.len()))
+        };
+        let slot = self.slots().allocate().ok_or_else(full)?;
+        let record = Record { sandbox, slot, image: None, process: None, populated: false };
+        let entry = Entry::new(record.clone());
+        if !self.table.insert(&entry) {
+            self.slots().release(slot);
+            return Err(conflict(&entry, "its id is taken"));
+        }
+        let inner = Arc::clone(self);
+        let saved = blocking(move || inner.records.save(&record, true).map_err(internal)).await;
+        if let Err(error) = saved {
+            self.table.remove(&entry.sandbox());
+            self.slots().release(slot);
+            return Err(error);
+        }
+        self.tell(&entry.sandbox(), false);
+        Ok(entry)
+    }
+
+    /// What can be refused before anything is recorded.
+    fn check(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
+        self.policy(&sandbox.spec.network)?;
+        match &sandbox.spec.runtime {
+            None => Ok(()),
+            Some(name) => Err(DriverError::Unsupported(format!(
+                "runtime {name:?} cannot be used by this server; leave `runtime` out of the template"
+            ))),
+        }
+    }
+
+    /// The policy in the network's own words.
+    pub(super) fn policy(&self, policy: &NetworkPolicy) -> Result<EgressPolicy, DriverError> {
+        let ranges = |ranges: &[atoll_core::network::Cidr]| {
+            ranges.iter().map(|range| Cidr::new(range.network.octets(), range.prefix)).collect()
+        };
+        let internet = policy.mode == NetworkMode::Internet;
+        let egress = EgressPolicy { internet, allow: ranges(&policy.allow), deny: ranges(&policy.deny) };
+        egress.check(self.config.private_egress).map_err(|error| DriverError::Invalid(error.to_string()))?;
+        Ok(egress)
+    }
+
+    /// Brings a sandbox that is `Creating` up, or records why that failed and leaves nothing running. Only by the holder
+    /// of the entry's lock.
+    pub(super) async fn bring_up(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        progress: &Progress,
+    ) -> Result<Sandbox, DriverError> {
+        let brought = tokio::select! {
+            brought = self.try_bring_up(entry, progress) => brought,
+            () = entry.cancelled() => Err(conflict(entry, "it was deleted while it was being started")),
+        };
+        match brought {
+            Ok(identity) => {
+                let reason = Reason::new("ready", "its agent answers");
+                let moved = self.move_to(entry, Phase::Running, reason, |_| ()).await?;
+                entry.touch(jiff::Timestamp::now());
+                watch::process(self, entry, identity);
+                Ok(moved)
+            }
+            Err(error) => {
+                self.record_failure(entry, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn record_failure(self: &Arc<Self>, entry: &Arc<Entry>, error: &DriverError) {
+        let (inner, record) = (Arc::clone(self), entry.record());
+        let cleaned = blocking(move || inner.clean_up(&record)).await;
+        let code = match error {
+            DriverError::Image { code, .. } => code.as_str(),
+            DriverError::Exhausted(_) => "exhausted",
+            _ => "start_failed",
+        };
+        let reason = Reason::new(code, error.to_string());
+        let recorded = self.move_to(entry, Phase::Failed, reason, |record| record.process = None).await;
+        for problem in [cleaned.err(), recorded.err()].into_iter().flatten() {
+            tracing::warn!(sandbox = %entry.record().sandbox.id(), %problem, "after a failed start");
+        }
+    }
+
+    async fn try_bring_up(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        progress: &Progress,
+    ) -> Result<Identity, DriverError> {
+        let base = self.base(entry, progress).await?;
+        progress(CreateStep::Queued);
+        let _turn = self.starting.acquire().await.map_err(internal)?;
+        progress(CreateStep::Preparing);
+        let (inner, record) = (Arc::clone(self), entry.record());
+        let process = blocking(move || inner.launch(&record, &base)).await?;
+        progress(CreateStep::Starting);
+        let identity = process.clone();
+        self.store(entry, |record| {
+            record.process = Some(process);
+            record.populated = true;
+        })
+        .await?;
+        self.await_agent(entry, &identity).await?;
+        Ok(identity)
+    }
+
+    /// The image that the sandbox stands on: the one of its first start, else by its name, pulled when it is not here.
+    async fn base(self: &Arc<Self>, entry: &Arc<Entry>, progress: &Progress) -> Result<Base, DriverError> {
+        let record = entry.record();
+        if let Some(base) = &record.image {
+            return Ok(base.clone());
+        }
+        let reference = &record.sandbox.spec.image;
+        let image = match self.images.get(reference).await.map_err(super::images::refused)? {
+            Some(image) => image,
+            None => {
+                self.pull(reference, PullOptions::default(), &|percent| {
+                    progress(CreateStep::Pulling { percent })
+                })
+                .await?
+            }
+        };
+        let base = Base::of(image);
+        let kept = base.clone();
+        let unsaved = Record { image: Some(kept), ..Record::clone(&record) };
+        // Saved with the process, which is the next thing to be recorded; until then another start finds it again.
+        entry.set(unsaved);
+        Ok(base)
+    }
+
+    /// Makes what the sandbox needs and starts its first process. Blocks for some milliseconds.
+    fn launch(&self, record: &Record, base: &Base) -> Result<Identity, DriverError> {
+        let spec = &record.sandbox.spec;
+        let (id, uid) = (spec.id.as_str(), self.host.uid(record.slot));
+        let layers = if record.populated {
+            self.disk.layers(id)
+        } else {
+            self.disk.create(id, spec.limits.disk, uid).map_err(no_room)?
+        };
+        let cgroups = self.cgroups.create(id, &spec.limits).map_err(internal)?;
+        let routed = spec.network.mode != NetworkMode::None;
+        if routed && !spec.network.is_default() {
+            self.router.set_policy(record.slot, &self.policy(&spec.network)?).map_err(internal)?;
+        }
+        let order = Launch {
+            hostname: id.to_owned(),
+            uid_base: uid,
+            lowers: base.layers.clone(),
+            upper: layers.upper,
+            work: layers.work,
+            mount_point: self.mount_point.clone(),
+            agent: self.agent.clone(),
+            socket: self.socket(record),
+            log: self.log(record),
+            config: agent_config(record, base),
+            cgroups,
+            network: routed.then(|| Routed { plan: self.host.net.clone(), slot: record.slot }),
+            sudo: spec.sudo,
+            fresh: !record.populated,
+        };
+        let pid = launch(self.order(record, &order)?, &self.config.launcher).map_err(internal)?;
+        Identity::of(pid)
+            .map_err(|_| DriverError::Internal("the sandbox ended as soon as it had started".into()))
+    }
+
+    /// Writes the order to a file that is locked as long as the helper works: see [`super::adopt`].
+    fn order(&self, record: &Record, launch: &Launch) -> Result<File, DriverError> {
+        let path = self.records.directory(record.sandbox.id()).join("launch.json");
+        let mut options = File::options();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(path).map_err(internal)?;
+        file.lock().map_err(internal)?;
+        file.set_len(0).map_err(internal)?;
+        file.write_all(&serde_json::to_vec(launch).map_err(internal)?).map_err(internal)?;
+        file.rewind().map_err(internal)?;
+        Ok(file)
+    }
+
+    pub(super) fn socket(&self, record: &Record) -> PathBuf {
+        self.records.directory(record.sandbox.id()).join("agent.sock")
+    }
+
+    pub(super) fn log(&self, record: &Record) -> PathBuf {
+        self.records.directory(record.sandbox.id()).join("log")
+    }
+
+    async fn await_agent(&self, entry: &Entry, identity: &Identity) -> Result<(), DriverError> {
+        let socket = self.socket(&entry.record());
+        let deadline = Instant::now() + AGENT_PATIENCE;
+        loop {
+            let Err(error) = agent::health(&socket).await else { return Ok(()) };
+            if identity.open().is_none() {
+                return Err(DriverError::Internal(
+                    "the sandbox's first process ended before it answered".into(),
+                ));
+            }
+            if Instant::now() > deadline {
+                return Err(DriverError::Internal(format!("the agent does not answer: {error}")));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Base {
+    fn of(image: Image) -> Self {
+        Self { digest: image.digest, layers: image.layers, config: image.config }
+    }
+}
+
+fn no_room(error: crate::disk::DiskError) -> DriverError {
+    let text = error.to_string();
+    let full = text.contains("No space left") || text.contains("quota exceeded");
+    if full {
+        DriverError::Exhausted(format!("the disk of the sandboxes is full: {text}"))
+    } else {
+        internal(text)
+    }
+}
+
+/// What the agent is told: the image's wishes, overridden by the spec's.
+fn agent_config(record: &Record, base: &Base) -> serde_json::Value {
+    let spec = &record.sandbox.spec;
+    let image = &base.config;
+    let pairs = image.env.iter().filter_map(|pair| pair.split_once('='));
+    let mut env: std::collections::BTreeMap<&str, &str> = pairs.collect();
+    env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let given = |own: &Option<String>, images: &str, otherwise: &str| match own {
+        Some(own) => own.clone(),
+        None if images.is_empty() => otherwise.to_owned(),
+        None => images.to_owned(),
+    };
+    serde_json::json!({
+        "sandbox_id": spec.id.as_str(),
+        "hostname": spec.id.as_str(),
+        "env": env,
+        "start_command": spec.start_command,
+        "workdir": given(&spec.workdir, &image.workdir, "/"),
+        "default_user": given(&spec.user, &image.user, "root"),
+        "allow_sudo": spec.sudo,
+        "log_cap_bytes": LOG_CAP,
+        "cpu_count": spec.limits.cpu.0 as f64 / 1000.0,
+        "memory_limit_bytes": spec.limits.memory.0,
+    })
+}

@@ -1,0 +1,156 @@
+//! What is remembered of a sandbox: one JSON file each, the only truth about where sandboxes live on this machine.
+//! It must not know what the driver does with it.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use atoll_core::{id::SandboxId, sandbox::Sandbox};
+
+use crate::{images::ImageConfig, process::Identity};
+
+/// A sandbox and what on this machine belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What everybody sees.
+    pub sandbox: Sandbox,
+    /// Its place among this directory's uid ranges and addresses; its own until it is deleted.
+    pub slot: u32,
+    /// The image it stands on, once that is known. Kept for all later starts, whatever becomes of the image's name.
+    pub image: Option<Base>,
+    /// Its first process, while it has one.
+    pub process: Option<Identity>,
+    /// Whether its files have been made and started once.
+    pub populated: bool,
+}
+
+/// What a sandbox needs of its image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Its layers' directories, topmost first.
+    pub layers: Vec<PathBuf>,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+}
+
+/// The records of a data directory: `sandboxes/ID/record.json`.
+#[derive(Clone, Debug)]
+pub struct Records {
+    root: PathBuf,
+}
+
+impl Records {
+    /// Opens the records, and makes their directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(root: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&root)?;
+        Ok(Self { root })
+    }
+
+    /// A sandbox's own directory: record, log, socket, launch order.
+    #[must_use]
+    pub fn directory(&self, id: &SandboxId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
+    /// Writes a record so that a crash at any instant leaves the old one or the new one. `durable` waits for the disk:
+    /// for what must be known after a power cut, not for a changed time of use.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is still there then.
+    pub fn save(&self, record: &Record, durable: bool) -> io::Result<()> {
+        let directory = self.directory(record.sandbox.id());
+        fs::create_dir_all(&directory)?;
+        let unfinished = directory.join("record.new");
+        let mut file = File::create(&unfinished)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&unfinished, directory.join("record.json"))
+    }
+
+    /// Forgets a sandbox.
+    ///
+    /// # Errors
+    /// When its directory cannot be removed.
+    pub fn remove(&self, id: &SandboxId) -> io::Result<()> {
+        let directory = self.directory(id);
+        // The record goes first: without it, the rest is left-overs, which the next start removes.
+        match fs::remove_file(directory.join("record.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every record. Directories without one are left-overs of a creation that was never recorded, and are removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a record is damaged: that is named, and nothing is removed for it.
+    pub fn load(&self) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let directory = entry?.path();
+            match read(&directory.join("record.json"))? {
+                Some(record) => records.push(record),
+                None => fs::remove_dir_all(&directory)?,
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Record>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result?,
+    };
+    let damaged = |error| io::Error::other(format!("{} is damaged: {error}", path.display()));
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_core::testing::sandbox;
+
+    fn record(n: u8) -> Record {
+        Record { sandbox: sandbox(n), slot: u32::from(n), image: None, process: None, populated: false }
+    }
+
+    #[test]
+    fn records_survive_and_left_overs_do_not() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path().join("sandboxes")).unwrap();
+        records.save(&record(1), true).unwrap();
+        records.save(&Record { slot: 9, ..record(1) }, false).unwrap();
+        fs::create_dir_all(root.path().join("sandboxes/leftover")).unwrap();
+        assert_eq!(records.load().unwrap(), vec![Record { slot: 9, ..record(1) }]);
+        assert!(!root.path().join("sandboxes/leftover").exists());
+        records.remove(record(1).sandbox.id()).unwrap();
+        records.remove(record(1).sandbox.id()).unwrap();
+        assert!(records.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_record_is_named_and_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path().to_owned()).unwrap();
+        records.save(&record(2), true).unwrap();
+        let path = records.directory(record(2).sandbox.id()).join("record.json");
+        fs::write(&path, "{").unwrap();
+        assert!(records.load().unwrap_err().to_string().contains("record.json"));
+        assert!(path.exists());
+    }
+}
