@@ -1,11 +1,9 @@
 //! Whether this machine can give sandboxes a network, and how to mend what is missing. Tries the real things, in a
 //! namespace that ends with the trial.
 
-use std::net::Ipv4Addr;
-
-use super::cidr::Cidr;
 use super::netlink::{self, End, Netlink};
 use super::plan::NetPlan;
+use super::ranges;
 use super::{NetError, firewall, netns, nft, sysctl};
 
 /// How bad a finding is.
@@ -114,7 +112,7 @@ fn dropping_chain(object: &serde_json::Value) -> Option<String> {
 }
 
 fn trial_plan() -> NetPlan {
-    let block = Cidr::new(Ipv4Addr::new(10, 192, 0, 0).octets(), 18);
+    let block = ranges::around([10, 192, 0, 0], 18);
     NetPlan { tag: "trial".into(), block, run_root: super::RUN_ROOT.into(), mtu: 1500 }
 }
 

@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 
-use super::cidr::{Cidr, merge};
+use atoll_core::network::{Cidr, NetworkMode, NetworkPolicy};
+
 use super::plan::{NetPlan, UPLINK};
-use super::policy::{CLOSED, EgressPolicy, NEVER};
+use super::policy::{self, CLOSED, NEVER};
+use super::ranges::merge;
 
 /// Connections that one sandbox may have open at once, so that it cannot fill the machine's tracking table.
 const FLOWS: u32 = 8192;
@@ -109,20 +111,20 @@ pub(super) fn host_rules_gone(plan: &NetPlan) -> String {
 }
 
 /// The rules of one sandbox's policy.
-pub(super) fn policy_rules(plan: &NetPlan, slot: u32, policy: &EgressPolicy) -> String {
+pub(super) fn policy_rules(plan: &NetPlan, slot: u32, policy: &NetworkPolicy) -> String {
     let (chain, addr) = (chain(slot), plan.address(slot));
     let mut text = policy_rules_gone(plan, slot);
     let _ = writeln!(text, "add chain inet atoll {chain}");
     let mut rule = |what: String| {
         let _ = writeln!(text, "add rule inet atoll {chain} {what}");
     };
-    rule_for(&mut rule, &policy.opened(), "accept");
+    rule_for(&mut rule, &policy::opened(policy), "accept");
     rule(format!("ip daddr @closed {REFUSE}"));
     rule_for(&mut rule, &policy.allow, "accept");
     rule_for(&mut rule, &policy.deny, REFUSE);
-    rule(if policy.internet { "accept".into() } else { REFUSE.into() });
+    rule(if policy.mode == NetworkMode::Internet { "accept".into() } else { REFUSE.into() });
     let _ = writeln!(text, "add element inet atoll policies {{ {addr} : jump {chain} }}");
-    if policy.is_mute() {
+    if policy::is_mute(policy) {
         let _ = writeln!(text, "add element inet atoll mute {{ {addr} }}");
     }
     text
@@ -153,7 +155,7 @@ fn chain(slot: u32) -> String {
 }
 
 fn rule_for(rule: &mut impl FnMut(String), ranges: &[Cidr], verdict: &str) {
-    if ranges.iter().any(|range| range.prefix() == 0) {
+    if ranges.iter().any(|range| range.prefix == 0) {
         rule(verdict.to_owned());
     } else if !ranges.is_empty() {
         rule(format!("ip daddr {{ {} }} {verdict}", list(ranges)));

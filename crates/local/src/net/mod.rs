@@ -3,7 +3,6 @@
 //! must not know sandboxes, images or the API.
 
 mod addresses;
-mod cidr;
 mod connect;
 
 pub mod dns;
@@ -14,19 +13,21 @@ mod netns;
 mod nft;
 mod plan;
 mod policy;
+mod ranges;
 mod router;
 mod sysctl;
 
 use std::io;
 use std::path::PathBuf;
 
+use atoll_core::network::Cidr;
+
 pub use addresses::Addresses;
-pub use cidr::{Cidr, CidrError, merge};
 pub use connect::connect_in;
 pub use doctor::{Finding, State, doctor};
 pub use netns::of_process;
 pub use plan::{HostLock, NetPlan, PlanOptions, RUN_ROOT, plan};
-pub use policy::{CLOSED, EgressPolicy, NEVER, PolicyError};
+pub use policy::{CLOSED, MAX_ENTRIES, NEVER, check_policy};
 pub use router::{Router, attach_none};
 pub use sysctl::{enable_forwarding, forwarding};
 

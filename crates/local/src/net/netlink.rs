@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use atoll_core::network::Cidr;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -25,7 +26,7 @@ use rustix::net::{
     AddressFamily as Family, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, netlink,
 };
 
-use super::cidr::Cidr;
+use super::ranges;
 
 /// The kernel writes no more of a listing at once.
 const BUFFER: usize = 32 * 1024;
@@ -248,7 +249,7 @@ fn route_of(payload: &[u8]) -> Option<Route> {
         Some(value) => value.try_into().ok()?,
         None => [0; 4],
     };
-    Some(Route { to: Cidr::new(to, prefix), link: attribute(payload, 12, OIF).and_then(number) })
+    Some(Route { to: ranges::around(to, prefix), link: attribute(payload, 12, OIF).and_then(number) })
 }
 
 /// A veth pair, each end made straight in its own namespace. The first is up; a peer cannot be before it is joined.
@@ -319,7 +320,7 @@ pub(super) fn address(index: u32, addr: Ipv4Addr) -> Request {
 pub(super) fn route(to: Cidr, link: u32, gateway: Option<Ipv4Addr>, source: Option<Ipv4Addr>) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = to.prefix();
+    message.header.destination_prefix_length = to.prefix;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
@@ -327,7 +328,7 @@ pub(super) fn route(to: Cidr, link: u32, gateway: Option<Ipv4Addr>, source: Opti
     if gateway.is_some() {
         message.header.flags = RouteFlags::Onlink;
     }
-    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(to.base())));
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(to.network)));
     message.attributes.push(RouteAttribute::Oif(link));
     message.attributes.extend(gateway.map(|addr| RouteAttribute::Gateway(RouteAddress::Inet(addr))));
     message.attributes.extend(source.map(|addr| RouteAttribute::PrefSource(RouteAddress::Inet(addr))));

@@ -7,12 +7,13 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use atoll_core::network::Cidr;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::NetError;
-use super::cidr::Cidr;
 use super::netlink::{Netlink, Route};
+use super::ranges::{self, around, covers, overlap};
 
 /// Where the state of networks is kept until the machine restarts.
 pub const RUN_ROOT: &str = "/run/atoll";
@@ -52,11 +53,8 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> PlanOptions {
-        let ranges = vec![
-            Cidr::new([10, 192, 0, 0], 10),
-            Cidr::new([172, 16, 0, 0], 12),
-            Cidr::new([100, 64, 0, 0], 10),
-        ];
+        let ranges =
+            vec![around([10, 192, 0, 0], 10), around([172, 16, 0, 0], 12), around([100, 64, 0, 0], 10)];
         PlanOptions { ranges, run_root: RUN_ROOT.into() }
     }
 }
@@ -79,7 +77,7 @@ impl NetPlan {
 
     /// The slots that sandboxes can have.
     pub fn slots(&self) -> Range<u32> {
-        let end = u32::try_from(self.block.size() - 1).unwrap_or(FIRST_SLOT);
+        let end = u32::try_from(ranges::size(self.block) - 1).unwrap_or(FIRST_SLOT);
         FIRST_SLOT..end.max(FIRST_SLOT)
     }
 
@@ -90,7 +88,7 @@ impl NetPlan {
 
     /// The slot that has the address `addr`; `None` for the router's own and foreign ones.
     pub fn slot_of(&self, addr: Ipv4Addr) -> Option<u32> {
-        self.block.offset(addr).filter(|slot| self.slots().contains(slot))
+        ranges::offset(self.block, addr).filter(|slot| self.slots().contains(slot))
     }
 
     /// The host's end of the uplink.
@@ -117,7 +115,7 @@ impl NetPlan {
     }
 
     fn at(&self, offset: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.block.base()).wrapping_add(offset))
+        Ipv4Addr::from(u32::from(self.block.network).wrapping_add(offset))
     }
 }
 
@@ -135,11 +133,11 @@ pub fn plan(tag: &str, options: &PlanOptions) -> Result<NetPlan, NetError> {
     let (own, others): (Vec<_>, Vec<_>) =
         claims(&options.run_root)?.into_iter().partition(|(name, _)| name == tag);
     taken.extend(others.iter().map(|(_, block)| *block));
-    let free = |block: &Cidr| block.prefix() <= SMALLEST_BLOCK && !taken.iter().any(|t| t.overlaps(*block));
+    let free = |block: &Cidr| block.prefix <= SMALLEST_BLOCK && !taken.iter().any(|t| overlap(*t, *block));
     let block = own
         .iter()
         .map(|(_, block)| *block)
-        .find(|block| free(block) && options.ranges.iter().any(|range| range.covers(*block)))
+        .find(|block| free(block) && options.ranges.iter().any(|range| covers(*range, *block)))
         .or_else(|| options.ranges.iter().find_map(|range| blocks(*range, tag).find(free)))
         .ok_or_else(|| NetError::NoFreeBlock(options.ranges.clone()))?;
     let mtu = default_mtu(&host, &routes);
@@ -154,12 +152,12 @@ pub(super) fn confirm(plan: &NetPlan, host: &Netlink) -> Result<(), NetError> {
     check_tag(&plan.tag)?;
     let taken = |by: String| NetError::BlockTaken { block: plan.block, by };
     for (tag, block) in claims(&plan.run_root)? {
-        if tag != plan.tag && block.overlaps(plan.block) {
+        if tag != plan.tag && overlap(block, plan.block) {
             return Err(taken(format!("the network {tag}")));
         }
     }
     let own_link = host.index(&plan.host_link()).map_err(NetError::Socket)?;
-    match routes(host)?.iter().find(|r| is_foreign(r, own_link) && r.to.overlaps(plan.block)) {
+    match routes(host)?.iter().find(|r| is_foreign(r, own_link) && overlap(r.to, plan.block)) {
         Some(route) => Err(taken(format!("the route {}", route.to))),
         None => claim(plan),
     }
@@ -185,7 +183,7 @@ impl HostLock {
 
 /// Whether a route is a use of its range by others; the one to everywhere else is not.
 fn is_foreign(route: &Route, own_link: Option<u32>) -> bool {
-    route.to.prefix() > 0 && (route.link.is_none() || route.link != own_link)
+    route.to.prefix > 0 && (route.link.is_none() || route.link != own_link)
 }
 
 fn routes(host: &Netlink) -> Result<Vec<Route>, NetError> {
@@ -203,21 +201,21 @@ fn check_tag(tag: &str) -> Result<(), NetError> {
 /// The blocks of a range, starting at a place that the tag decides: servers that do not know of each other (after a
 /// restart of the machine, say) seldom meet.
 fn blocks(range: Cidr, tag: &str) -> impl Iterator<Item = Cidr> {
-    let prefix = range.prefix().max(BLOCK_PREFIX);
-    let count = 1u64 << (prefix - range.prefix());
+    let prefix = range.prefix.max(BLOCK_PREFIX);
+    let count = 1u64 << (prefix - range.prefix);
     let start = tag.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     (0..count).filter_map(move |i| {
         let at = (start.wrapping_add(i) % count) << (32 - prefix);
-        let base = range.nth(u32::try_from(at).ok()?)?;
-        Some(Cidr::new(base.octets(), prefix))
+        let network = range.network.to_bits() + u32::try_from(at).ok()?;
+        Some(Cidr { network: network.into(), prefix })
     })
 }
 
 fn default_mtu(host: &Netlink, routes: &[Route]) -> u32 {
     const USUAL: u32 = 1500;
-    let link = routes.iter().find(|r| r.to.prefix() == 0).and_then(|r| r.link);
+    let link = routes.iter().find(|r| r.to.prefix == 0).and_then(|r| r.link);
     let mtu = link.and_then(|index| host.mtu(index).ok().flatten());
     mtu.unwrap_or(USUAL).clamp(576, USUAL)
 }
@@ -225,7 +223,7 @@ fn default_mtu(host: &Netlink, routes: &[Route]) -> u32 {
 fn name_servers() -> Vec<Cidr> {
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok();
-    text.lines().filter_map(server).map(Cidr::from).collect()
+    text.lines().filter_map(server).map(ranges::single).collect()
 }
 
 fn claims_dir(run_root: &Path) -> PathBuf {
@@ -286,7 +284,7 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 256);
-        assert!(all.iter().all(|b| "10.192.0.0/10".parse::<Cidr>().unwrap().covers(*b)));
+        assert!(all.iter().all(|b| covers("10.192.0.0/10".parse().unwrap(), *b)));
         assert_eq!(blocks("10.0.0.0/20".parse().unwrap(), "x").count(), 1);
     }
 

@@ -6,11 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::cidr::Cidr;
+use atoll_core::network::{Cidr, NetworkPolicy};
+
 use super::netlink::{self, End, Mac, Netlink, Refused};
 use super::plan::{HostLock, NetPlan, UPLINK, confirm};
-use super::policy::EgressPolicy;
 use super::{NetError, firewall, netns, nft, sysctl};
+use super::{policy, ranges};
 
 const LOOPBACK: u32 = 1;
 /// The sandbox's end: far above the numbers that a kernel gives to the tunnels it makes in every namespace.
@@ -20,7 +21,7 @@ const SLOT_INDEX: u32 = 0x1_0000;
 const INSIDE: &str = "eth0";
 const ROUTER_MAC: Mac = [0x0a, 0x61, 0, 0, 0, 1];
 const HOST_MAC: Mac = [0x0a, 0x61, 0, 0, 0, 2];
-const DEFAULT_ROUTE: Cidr = Cidr::new([0; 4], 0);
+const DEFAULT_ROUTE: Cidr = ranges::around([0; 4], 0);
 
 /// The router of one data directory. Making, joining and leaving it are safe at any instant: what a crash left half
 /// made is finished by [`ensure`](Router::ensure) or taken away by [`destroy`](Router::destroy).
@@ -119,8 +120,8 @@ impl Router {
     /// Sets what the sandbox in `slot` may reach, from the next packet on, in one transaction. To be set before
     /// `attach` and cleared after the link is gone, so that there is no moment without it. A policy that says no more
     /// than the default leaves no rule.
-    pub fn set_policy(&self, slot: u32, policy: &EgressPolicy) -> Result<(), NetError> {
-        if policy.is_default() {
+    pub fn set_policy(&self, slot: u32, policy: &NetworkPolicy) -> Result<(), NetError> {
+        if policy::is_usual(policy) {
             return self.clear_policy(slot);
         }
         let rules = firewall::policy_rules(&self.plan, slot, policy);
@@ -155,7 +156,7 @@ impl Router {
         let inner = End { name: INSIDE, index: INSIDE_INDEX, mac: inside_mac(addr), netns: Some(sandbox) };
         self.links.run(vec![
             netlink::veth(&outer, &inner, self.plan.mtu),
-            netlink::route(addr.into(), index, None, Some(self.plan.gateway())),
+            netlink::route(ranges::single(addr), index, None, Some(self.plan.gateway())),
             netlink::neighbour(index, addr, inside_mac(addr)),
         ])
     }

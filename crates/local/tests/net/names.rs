@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use atoll_local::net::{EgressPolicy, NetPlan, Router, dns::Forwarder};
+use atoll_core::network::NetworkMode;
+use atoll_local::net::{NetPlan, Router, dns::Forwarder};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::walls::wait_until;
@@ -156,10 +157,9 @@ fn who_reaches_nothing_resolves_nothing() {
         let one = new_netns();
         names.router.attach(20, one.as_fd()).unwrap();
         let ask = || inside(&one, || ask_udp(names.plan.gateway(), &query("a.b"), WAIT));
-        let policy = |allow: &[&str]| EgressPolicy::parse(false, allow, &[], false).unwrap();
-        names.router.set_policy(20, &policy(&[])).unwrap();
+        names.router.set_policy(20, &policy(NetworkMode::Restricted, &[], &[])).unwrap();
         assert!(ask().is_err());
-        names.router.set_policy(20, &policy(&["203.0.113.10"])).unwrap();
+        names.router.set_policy(20, &policy(NetworkMode::Restricted, &["203.0.113.10"], &[])).unwrap();
         assert!(ask().is_ok());
     });
 }

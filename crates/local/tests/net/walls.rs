@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-use atoll_local::net::{EgressPolicy, Router, attach_none, enable_forwarding, forwarding, of_process};
+use atoll_core::network::{NetworkMode, NetworkPolicy};
+use atoll_local::net::{Router, attach_none, enable_forwarding, forwarding, of_process};
 
 use crate::world::*;
 
@@ -61,7 +62,7 @@ fn a_refused_connection_fails_at_once_and_says_so() {
 fn two_networks_side_by_side_do_not_meet() {
     run(|world| {
         let (a, b) = (world.plan("aaaaaa"), world.plan("bbbbbb"));
-        assert!(!a.block.overlaps(b.block));
+        assert!(a.block != b.block && !a.block.contains(b.block.network));
         let (router_a, router_b) = (Router::ensure(&a).unwrap(), Router::ensure(&b).unwrap());
         let (one, two) = (new_netns(), new_netns());
         router_a.attach(20, one.as_fd()).unwrap();
@@ -72,7 +73,7 @@ fn two_networks_side_by_side_do_not_meet() {
         assert_shut(&one, &b.address(20).to_string(), 80);
         assert_shut(&one, &b.gateway().to_string(), 53);
         // Also when the other's block is opened by name.
-        let policy = EgressPolicy { internet: true, allow: vec![b.block], deny: vec![] };
+        let policy = NetworkPolicy { allow: vec![b.block], ..NetworkPolicy::default() };
         router_a.set_policy(20, &policy).unwrap();
         assert_shut(&one, &b.address(20).to_string(), 80);
         Router::destroy(&a).unwrap();
@@ -137,22 +138,20 @@ fn lists_open_and_close_ranges() {
         let (one, two) = (new_netns(), new_netns());
         router.attach(20, one.as_fd()).unwrap();
         router.attach(21, two.as_fd()).unwrap();
-        let policy = |internet, allow: &[&str], deny: &[&str]| {
-            EgressPolicy::parse(internet, allow, deny, true).unwrap()
-        };
-        let cases: [(EgressPolicy, &[&str], &[&str]); 7] = [
-            (policy(true, &[], &["203.0.113.0/24"]), &["198.51.100.10"], &["203.0.113.10", "10.9.9.9"]),
-            (policy(true, &["203.0.113.10"], &["0.0.0.0/0"]), &["203.0.113.10"], &["198.51.100.10"]),
-            (policy(false, &["203.0.113.0/24"], &[]), &["203.0.113.10"], &["198.51.100.10", "10.9.9.9"]),
-            (policy(false, &[], &[]), &[], &["203.0.113.10", "198.51.100.10"]),
+        let (open, only) = (NetworkMode::Internet, NetworkMode::Restricted);
+        let cases: [(NetworkPolicy, &[&str], &[&str]); 7] = [
+            (policy(open, &[], &["203.0.113.0/24"]), &["198.51.100.10"], &["203.0.113.10", "10.9.9.9"]),
+            (policy(open, &["203.0.113.10"], &["0.0.0.0/0"]), &["203.0.113.10"], &["198.51.100.10"]),
+            (policy(only, &["203.0.113.0/24"], &[]), &["203.0.113.10"], &["198.51.100.10", "10.9.9.9"]),
+            (policy(only, &[], &[]), &[], &["203.0.113.10", "198.51.100.10"]),
             (
-                policy(true, &["10.9.9.0/24"], &[]),
+                policy(open, &["10.9.9.0/24"], &[]),
                 &["10.9.9.9", "203.0.113.10"],
                 &["192.168.5.5", "10.77.0.1"],
             ),
-            (policy(false, &["10.9.9.9"], &["10.0.0.0/8"]), &["10.9.9.9"], &["203.0.113.10"]),
+            (policy(only, &["10.9.9.9"], &["10.0.0.0/8"]), &["10.9.9.9"], &["203.0.113.10"]),
             (
-                policy(false, &["0.0.0.0/0"], &["0.0.0.0/0"]),
+                policy(only, &["0.0.0.0/0"], &["0.0.0.0/0"]),
                 &["203.0.113.10"],
                 &["10.9.9.9", "169.254.169.254", "168.63.129.16", "192.168.5.5"],
             ),
@@ -174,7 +173,7 @@ fn lists_open_and_close_ranges() {
             Router::ensure(&plan).unwrap();
             assert_eq!(router.policies().unwrap(), [20]);
         }
-        router.set_policy(20, &EgressPolicy::default()).unwrap();
+        router.set_policy(20, &NetworkPolicy::default()).unwrap();
         router.clear_policy(20).unwrap();
         assert!(router.policies().unwrap().is_empty());
         reach(&one, PUBLIC[0], 80).unwrap();
@@ -195,7 +194,7 @@ fn a_policy_counts_for_connections_that_are_open() {
         let heard = |want| wait_until(|| world.heard.lock().unwrap().len() >= want);
         socket.send_to(b"1", "203.0.113.10:9").unwrap();
         assert!(heard(1));
-        let shut = EgressPolicy { internet: false, allow: vec![], deny: vec![] };
+        let shut = policy(NetworkMode::Restricted, &[], &[]);
         router.set_policy(20, &shut).unwrap();
         socket.send_to(b"2", "203.0.113.10:9").unwrap();
         router.clear_policy(20).unwrap();

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use atoll_local::net::{Cidr, NetPlan, PlanOptions, plan};
+use atoll_core::network::{Cidr, NetworkMode, NetworkPolicy};
+use atoll_local::net::{NetPlan, PlanOptions, check_policy, plan};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tempfile::TempDir;
@@ -90,6 +91,14 @@ impl World {
     pub fn plan(&self, tag: &str) -> NetPlan {
         plan(tag, &self.options()).unwrap()
     }
+}
+
+/// A policy that the driver takes.
+pub fn policy(mode: NetworkMode, allow: &[&str], deny: &[&str]) -> NetworkPolicy {
+    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let policy = NetworkPolicy::parse(mode, &list(allow), &list(deny)).unwrap();
+    check_policy(&policy, true).unwrap();
+    policy
 }
 
 pub fn sh(script: &str) -> String {
