@@ -170,12 +170,13 @@ impl Inner {
     ) -> Result<Sandbox, DriverError> {
         let _changing = entry.changing.lock().await;
         let record = entry.record();
-        let egress = self.policy(&policy)?;
+        self.check_network(&policy)?;
         let has_link = |policy: &NetworkPolicy| policy.mode != NetworkMode::None;
         if record.sandbox.phase.is_live() && has_link(&policy) != has_link(&record.sandbox.spec.network) {
             return Err(conflict(entry, "network `none` can be given or taken only while it is stopped"));
         }
         let (inner, default, slot) = (Arc::clone(self), policy.is_default(), record.slot);
+        let egress = policy.clone();
         blocking(move || {
             let set = if default {
                 inner.router.clear_policy(slot)

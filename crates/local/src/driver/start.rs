@@ -19,7 +19,7 @@ use super::{Inner, agent, blocking, conflict, internal, table::Entry, watch};
 use crate::{
     images::{Image, PullOptions},
     launcher::{Launch, Routed, launch},
-    net::{Cidr, EgressPolicy},
+    net::check_policy,
     process::Identity,
     record::{Base, Record},
 };
@@ -56,7 +56,7 @@ impl Inner {
 
     /// What can be refused before anything is recorded.
     fn check(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
-        self.policy(&sandbox.spec.network)?;
+        self.check_network(&sandbox.spec.network)?;
         match &sandbox.spec.runtime {
             None => Ok(()),
             Some(name) => Err(DriverError::Unsupported(format!(
@@ -65,15 +65,10 @@ impl Inner {
         }
     }
 
-    /// The policy in the network's own words.
-    pub(super) fn policy(&self, policy: &NetworkPolicy) -> Result<EgressPolicy, DriverError> {
-        let ranges = |ranges: &[atoll_core::network::Cidr]| {
-            ranges.iter().map(|range| Cidr::new(range.network.octets(), range.prefix)).collect()
-        };
-        let internet = policy.mode == NetworkMode::Internet;
-        let egress = EgressPolicy { internet, allow: ranges(&policy.allow), deny: ranges(&policy.deny) };
-        egress.check(self.config.private_egress).map_err(|error| DriverError::Invalid(error.to_string()))?;
-        Ok(egress)
+    /// Whether the network can keep to the policy.
+    pub(super) fn check_network(&self, policy: &NetworkPolicy) -> Result<(), DriverError> {
+        check_policy(policy, self.config.private_egress)
+            .map_err(|error| DriverError::Invalid(error.to_string()))
     }
 
     /// Brings a sandbox that is `Creating` up, or records why that failed and leaves nothing running. Only by the holder
@@ -175,7 +170,7 @@ impl Inner {
         let cgroups = self.cgroups.create(id, &spec.limits).map_err(internal)?;
         let routed = spec.network.mode != NetworkMode::None;
         if routed && !spec.network.is_default() {
-            self.router.set_policy(record.slot, &self.policy(&spec.network)?).map_err(internal)?;
+            self.router.set_policy(record.slot, &spec.network).map_err(internal)?;
         }
         let order = Launch {
             hostname: id.to_owned(),
