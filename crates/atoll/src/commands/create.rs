@@ -6,7 +6,8 @@ use atoll_client::{
 };
 use futures::{Stream, StreamExt};
 use indicatif::ProgressBar;
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
+use tokio::sync::watch;
 
 use super::{Context, list, resolve};
 use crate::{
@@ -64,26 +65,35 @@ pub async fn update(context: &Context, args: Update) -> Result<(), Failure> {
 pub async fn watched(client: &Client, request: &CreateSandbox) -> Result<Sandbox, Failure> {
     let mut signals = Signals::listen()?;
     let bar = output::spinner("asking");
-    let mut id = None;
+    let (id_known, mut id) = watch::channel(None);
+    let mut making = pin!(follow(client, request, &bar, &id_known));
     let made = tokio::select! {
-        made = follow(client, request, &bar, &mut id) => Ok(made?),
+        made = &mut making => Ok(made),
         signal = signals.next() => Err(signal),
     };
-    bar.finish_and_clear();
-    match made {
-        Ok(sandbox) => Ok(sandbox),
+    let result = match made {
+        Ok(made) => made,
         Err(signal) => {
+            bar.set_message("undoing");
+            let id = tokio::select! {
+                made = &mut making => made.ok().map(|sandbox| sandbox.id),
+                known = id.wait_for(Option::is_some) => known.ok().and_then(|id| id.clone()),
+                () = tokio::time::sleep(SAY_ID) => None,
+            };
             undo(client, id).await;
             Err(Failure::Interrupted(signal))
         }
-    }
+    };
+    bar.finish_and_clear();
+    result
 }
 
 async fn undo(client: &Client, id: Option<String>) {
     let Some(id) = id else { return };
-    let gone = tokio::time::timeout(SAY_ID, client.sandbox(&id).delete()).await;
-    if !matches!(gone, Ok(Ok(()))) {
-        output::complain(&format!("sandbox {id} may be left; remove it with `atoll rm {id}`"));
+    match tokio::time::timeout(SAY_ID, client.sandbox(&id).delete()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.is_not_found() => {}
+        _ => output::complain(&format!("sandbox {id} may be left; remove it with `atoll rm {id}`")),
     }
 }
 
@@ -91,27 +101,27 @@ async fn follow(
     client: &Client,
     request: &CreateSandbox,
     bar: &ProgressBar,
-    id: &mut Option<String>,
+    id: &watch::Sender<Option<String>>,
 ) -> Result<Sandbox, Failure> {
     let steps = client.sandboxes().create_stream(request).await?;
-    match steps_to_end(steps, bar, id).await {
+    let made = steps_to_end(steps, bar, id).await;
+    let known = id.borrow().clone();
+    match (made, known) {
         // Losing the stream does not stop the creation.
-        Err(Error::Transport { .. } | Error::Interrupted) if id.is_some() => {
-            Ok(poll(client, id.as_deref().unwrap_or_default()).await?)
-        }
-        made => Ok(made?),
+        (Err(Error::Transport { .. } | Error::Interrupted), Some(id)) => Ok(poll(client, &id).await?),
+        (made, _) => Ok(made?),
     }
 }
 
 async fn steps_to_end(
     mut steps: impl Stream<Item = Result<CreateEvent, Error>> + Unpin,
     bar: &ProgressBar,
-    id: &mut Option<String>,
+    id: &watch::Sender<Option<String>>,
 ) -> Result<Sandbox, Error> {
     while let Some(step) = steps.next().await {
         match step? {
             CreateEvent::Queued { id: given } => {
-                *id = Some(given);
+                id.send_replace(Some(given));
                 bar.set_message("queued");
             }
             CreateEvent::Pulling { percent } => bar.set_message(format!("pulling {percent}%")),
