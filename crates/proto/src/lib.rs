@@ -1,4 +1,8 @@
-//! What travels between Atoll's programs: the native HTTP API's types ([`api`]) and the agent's protocol.
+//! What travels between Atoll's programs: the native HTTP API's types ([`api`]) and the agent's protocol ([`agent`],
+//! [`init`], [`sign`]).
 //! It must not know how anything is done: no I/O, no behaviour beyond conversion and validation of the wire form.
 
+pub mod agent;
 pub mod api;
+pub mod init;
+pub mod sign;
