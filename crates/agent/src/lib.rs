@@ -1,1 +1,35 @@
-//! Filled in by the commits that follow.
+//! The program inside each sandbox, its first process: starts the start command, reaps, and serves commands, terminals
+//! and files to the server. Knows the protocol and the kernel, nothing of servers, drivers or images.
+
+mod app;
+mod arguments;
+mod clock;
+mod credentials;
+mod descriptor;
+mod dirs;
+mod entries;
+mod errors;
+mod http;
+mod life;
+mod log;
+mod metrics;
+mod oom;
+mod pack;
+mod paths;
+mod plan;
+mod process;
+mod procfs;
+mod pty;
+mod reaper;
+mod ring;
+mod rpc;
+mod spawn;
+mod spool;
+mod table;
+mod transfer;
+mod unpack;
+mod users;
+mod watchers;
+mod workers;
+
+pub use life::{AgentError, run};

@@ -1,0 +1,86 @@
+//! The start command's log: one file of the driver's, bounded. When it is full, the newer half moves to the front
+//! after a line that says so; whoever follows the file sees it shrink and reads on from its start.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+const MARKER: &[u8] = b"[earlier output was dropped]\n";
+const SMALLEST: u64 = 4096;
+const PIECE: usize = 64 << 10;
+
+/// A bounded log in a file that was opened for reading and writing, not for appending.
+pub struct Log {
+    file: File,
+    length: u64,
+    cap: u64,
+}
+
+impl Log {
+    pub fn new(file: File, cap: u64) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        Ok(Self { file, length, cap: cap.max(SMALLEST) })
+    }
+
+    /// Adds to the log; what does not fit is the oldest.
+    pub fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        let most = usize::try_from(self.cap / 2).unwrap_or(usize::MAX);
+        for piece in data.chunks(most.max(1)) {
+            if self.length + piece.len() as u64 > self.cap {
+                self.compact()?;
+            }
+            self.file.write_all_at(piece, self.length)?;
+            self.length += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self) -> io::Result<()> {
+        let keep = (self.cap / 2).saturating_sub(MARKER.len() as u64).min(self.length);
+        let mut from = self.length - keep;
+        let mut to = MARKER.len() as u64;
+        let mut buffer = vec![0; PIECE];
+        while from < self.length {
+            // A file that cannot be read back loses its old part.
+            let Ok(length @ 1..) = self.file.read_at(&mut buffer, from) else { break };
+            let length = length.min(usize::try_from(self.length - from).unwrap_or(length));
+            self.file.write_all_at(buffer.get(..length).unwrap_or_default(), to)?;
+            from += length as u64;
+            to += length as u64;
+        }
+        self.file.write_all_at(MARKER, 0)?;
+        self.file.set_len(to)?;
+        self.length = to;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_part_is_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut log = Log::new(file.reopen().unwrap(), SMALLEST).unwrap();
+        for line in 0..2000 {
+            log.write(format!("line {line}\n").as_bytes()).unwrap();
+        }
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert!(text.len() as u64 <= SMALLEST);
+        assert!(
+            text.starts_with("[earlier output was dropped]\n") && text.ends_with("line 1998\nline 1999\n")
+        );
+        log.write(&vec![b'x'; 3 * SMALLEST as usize]).unwrap();
+        assert!(std::fs::metadata(file.path()).unwrap().len() <= SMALLEST);
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_was() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for text in ["one\n", "two\n"] {
+            Log::new(file.reopen().unwrap(), SMALLEST).unwrap().write(text.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "one\ntwo\n");
+    }
+}
