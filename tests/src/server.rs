@@ -1,0 +1,381 @@
+//! A real server: the built binary, serving a directory of its own on a free port. It is killed by its pid, and what it
+//! leaves on the host can be asked for.
+
+use anyhow::{Context, Result, bail, ensure};
+use atoll_client::Client;
+use atoll_proto::api::{CreateSandbox, ExecRequest, ExecResponse, Sandbox};
+use futures::TryStreamExt;
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{cache, cli::Cli, host, http::Http, scratch};
+
+/// Longest wait for a server to be ready or to end. A guard, not a measure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The image that stories run, made from Debian packages once and kept.
+pub const IMAGE: &str = "base";
+
+/// What differs from an ordinary server.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// An empty directory of its own, removed afterwards. Otherwise the one kept in the cache, which has the base image.
+    pub fresh: bool,
+    /// More arguments of `atoll serve`.
+    pub args: Vec<String>,
+    /// The address; a free port of loopback when absent.
+    pub listen: Option<SocketAddr>,
+}
+
+/// A server and its directory.
+#[derive(Debug)]
+pub struct Server {
+    directory: Directory,
+    listen: SocketAddr,
+    args: Vec<String>,
+    child: Option<Child>,
+    before: host::Snapshot,
+}
+
+/// Where a server keeps everything. A fresh one goes with its server; the kept one is locked.
+#[derive(Debug)]
+enum Directory {
+    Fresh(tempfile::TempDir),
+    Kept { path: PathBuf, _lock: File },
+}
+
+impl Directory {
+    fn make(fresh: bool) -> Result<Self> {
+        if fresh {
+            return Ok(Self::Fresh(tempfile::Builder::new().prefix("atoll-").tempdir_in(scratch())?));
+        }
+        let path = cache().join("server");
+        std::fs::create_dir_all(&path)?;
+        let lock = File::create(cache().join("server.lock"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok(Self::Kept { path, _lock: lock })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Fresh(dir) => dir.path(),
+            Self::Kept { path, .. } => path,
+        }
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+impl Server {
+    /// Starts a server and waits until it can serve; the kept one gets the base image if it lacks it.
+    ///
+    /// # Errors
+    /// It ended, or was not ready in time: with the end of its log.
+    pub async fn start(options: Options) -> Result<Self> {
+        let directory = Directory::make(options.fresh)?;
+        let listen = options.listen.map_or_else(free_address, Ok)?;
+        let before = host::Snapshot::take()?;
+        let mut server = Self { directory, listen, args: options.args, child: None, before };
+        server.launch().await?;
+        if !options.fresh {
+            server.provision().await?;
+        }
+        Ok(server)
+    }
+
+    async fn provision(&self) -> Result<()> {
+        let images = self.client()?.images().await?;
+        if !images.iter().any(|image| image.reference == IMAGE) {
+            println!("making the image {IMAGE}; it is kept in {}", self.data().display());
+            let done = self.cli()?.run(&["images", "pull", IMAGE]).await?;
+            ensure!(done.code == 0, "could not make the image {IMAGE}: {}", done.stderr);
+        }
+        Ok(())
+    }
+
+    /// Starts the process again, on the same directory and address, and waits until it can serve.
+    ///
+    /// # Errors
+    /// As for [`Server::start`].
+    pub async fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        let http = Http::new(&self.url(), None)?;
+        let begun = Instant::now();
+        loop {
+            if http.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if ended.is_some() || begun.elapsed() > PATIENCE {
+                bail!("the server is not ready ({ended:?}): {}", self.log_end());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts the process without waiting for it.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn spawn(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(crate::binary()?);
+        command.arg("serve").arg("--data").arg(self.data());
+        command.args(["--listen", &self.listen.to_string()]).args(&self.args);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its address as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The admin key.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn key(&self) -> Result<String> {
+        let path = self.data().join("admin.key");
+        let key = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(key.trim().to_owned())
+    }
+
+    /// Speaks to it through the SDK, as admin.
+    ///
+    /// # Errors
+    /// The key is not there.
+    pub fn client(&self) -> Result<Client> {
+        Ok(Client::new(atoll_client::Config::new(self.url()).api_key(self.key()?))?)
+    }
+
+    /// Speaks to it in plain HTTP, as admin.
+    ///
+    /// # Errors
+    /// The key is not there.
+    pub fn http(&self) -> Result<Http> {
+        Http::new(&self.url(), Some(&self.key()?))
+    }
+
+    /// Speaks to it through the command line, as admin.
+    ///
+    /// # Errors
+    /// The key or the binary is not there.
+    pub fn cli(&self) -> Result<Cli> {
+        Cli::new(&self.url(), Some(&self.key()?))
+    }
+
+    /// Makes a sandbox of the base image.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub async fn create(&self) -> Result<Sandbox> {
+        self.create_with(CreateSandbox::default()).await
+    }
+
+    /// Makes a sandbox as asked, of the base image unless another or a template is named.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub async fn create_with(&self, mut ask: CreateSandbox) -> Result<Sandbox> {
+        if ask.image.is_none() && ask.template.is_none() {
+            ask.image = Some(IMAGE.into());
+        }
+        Ok(self.client()?.sandboxes().create(&ask).await?)
+    }
+
+    /// Runs a command in a sandbox, to its end.
+    ///
+    /// # Errors
+    /// It could not be run; an exit code other than 0 is no error.
+    pub async fn exec(&self, id: &str, command: &[&str]) -> Result<ExecResponse> {
+        let command = command.iter().map(|&part| part.to_owned()).collect();
+        let request = ExecRequest { command, ..ExecRequest::default() };
+        Ok(self.client()?.sandbox(id).exec(&request).await?)
+    }
+
+    /// Runs a line of shell as root in a sandbox, to its end.
+    ///
+    /// # Errors
+    /// It could not be run; an exit code other than 0 is no error.
+    pub async fn root_shell(&self, id: &str, line: &str) -> Result<ExecResponse> {
+        let command = ["sh", "-c", line].map(str::to_owned).to_vec();
+        let request = ExecRequest { command, user: Some("root".into()), ..ExecRequest::default() };
+        Ok(self.client()?.sandbox(id).exec(&request).await?)
+    }
+
+    /// Runs a command that must succeed and returns what it wrote, without the white space at its end.
+    ///
+    /// # Errors
+    /// It could not be run or failed.
+    pub async fn output(&self, id: &str, command: &[&str]) -> Result<String> {
+        let done = self.exec(id, command).await?;
+        ensure!(done.exit.exit_code == 0, "{command:?} exits {}: {}", done.exit.exit_code, done.stderr);
+        Ok(done.stdout.trim_end().to_owned())
+    }
+
+    /// Takes a sandbox down and waits until it is gone.
+    ///
+    /// # Errors
+    /// It was refused or takes too long.
+    pub async fn delete(&self, id: &str) -> Result<()> {
+        let sandbox = self.client()?.sandbox(id);
+        match sandbox.delete().await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        }
+        wait_until("the sandbox is gone", async || {
+            Ok(sandbox.get().await.is_err_and(|error| error.is_not_found()))
+        })
+        .await
+    }
+
+    /// All sandboxes.
+    ///
+    /// # Errors
+    /// The list was refused.
+    pub async fn list(&self) -> Result<Vec<Sandbox>> {
+        Ok(self.client()?.sandboxes().list(atoll_client::ListSandboxes::default()).try_collect().await?)
+    }
+
+    /// Takes all sandboxes down.
+    ///
+    /// # Errors
+    /// One was refused or takes too long.
+    pub async fn clear(&self) -> Result<()> {
+        let ids: Vec<_> = self.list().await?.into_iter().map(|sandbox| sandbox.id).collect();
+        futures::future::try_join_all(ids.iter().map(|id| self.delete(id))).await.map(drop)
+    }
+
+    /// Kills the process at once, as a crash would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the server does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Ends the process in peace. Sandboxes run on.
+    ///
+    /// # Errors
+    /// It does not run, or does not end.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the server does not run")?;
+        host::signal(child.id(), rustix::process::Signal::TERM)?;
+        let begun = Instant::now();
+        while child.try_wait()?.is_none() {
+            if begun.elapsed() > PATIENCE {
+                child.kill()?;
+                child.wait()?;
+                bail!("the server did not end after SIGTERM: {}", self.log_end());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Takes everything down: sandboxes, process, and what the directory holds of the host. What is then left on the host
+    /// that was not there before is an error.
+    ///
+    /// # Errors
+    /// Something could not be taken down or was left behind.
+    pub async fn close(mut self) -> Result<()> {
+        if self.child.is_none() {
+            self.launch().await?;
+        }
+        self.clear().await?;
+        self.stop().await?;
+        self.destroy()?;
+        let before = self.before.clone();
+        let data = self.data().to_owned();
+        wait_until("nothing is left on the host", async || {
+            let left = host::Snapshot::take()?.since(&before, &data);
+            ensure!(left.is_empty(), "left on the host: {left:#?}");
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Gives back what the directory holds of the host when no server runs: mounts, network, control groups.
+    ///
+    /// # Errors
+    /// The command failed.
+    pub fn destroy(&self) -> Result<()> {
+        let mut command = Command::new(crate::binary()?);
+        command.arg("release").arg("--data").arg(self.data()).stdin(Stdio::null());
+        let output = command.output()?;
+        ensure!(output.status.success(), "atoll release: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log_end(&self) -> String {
+        let log = std::fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data().join("server.log")
+    }
+}
+
+impl Drop for Server {
+    /// After a failure: nothing that runs or is mounted may stay. After [`Server::close`] there is nothing to do.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // What fails here is seen by whoever looks at the host next; there is nobody to tell.
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = self.destroy();
+        }
+    }
+}
+
+/// Asks again and again until it is so. An error counts as "not yet" and is told when time is up.
+///
+/// # Errors
+/// It is not so after a minute.
+pub async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let outcome = is_so().await;
+        if matches!(outcome, Ok(true)) {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            return outcome.and_then(|_| bail!("after {} s it is not so: {what}", PATIENCE.as_secs()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
