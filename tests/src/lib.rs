@@ -42,3 +42,10 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     found
         .ok_or_else(|| anyhow::anyhow!("no atoll beside {}; run `cargo build -p atoll` first", own.display()))
 }
+
+/// A name that no earlier run has used: the kept server remembers names.
+#[must_use]
+pub fn unique(prefix: &str) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{prefix}-{}-{}", std::process::id(), since.as_nanos())
+}
