@@ -29,21 +29,21 @@ impl Snapshot {
         Ok(Self(all))
     }
 
-    /// What is here of the server with this directory and was not there before. Other servers on the same machine come and
-    /// go meanwhile: what carries the tag of another directory, or none, is theirs.
+    /// What is here, carries one of these marks and was not there before. Other servers on the same machine come and go
+    /// meanwhile: what carries another mark, or none, is theirs.
     #[must_use]
-    pub fn since(&self, before: &Self, data: &Path) -> Vec<String> {
-        let marks = marks(data);
+    pub fn since(&self, before: &Self, marks: &[String]) -> Vec<String> {
         let ours = |line: &&String| marks.iter().any(|mark| line.contains(mark.as_str()));
         self.0.difference(&before.0).filter(ours).cloned().collect()
     }
 }
 
-/// What marks things of a directory: its path, and the tag that the names of its interfaces and control groups carry.
-fn marks(data: &Path) -> Vec<String> {
-    let plan = std::fs::read_to_string(data.join("net.json")).unwrap_or_default();
-    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap_or_default();
-    let tag = plan["tag"].as_str().map(str::to_owned);
+/// What marks things of a server's directory: its path, and the tag in the names of its interfaces and control groups.
+#[must_use]
+pub fn marks(data: &Path) -> Vec<String> {
+    let chosen = std::fs::read_to_string(data.join("host.json")).unwrap_or_default();
+    let chosen: serde_json::Value = serde_json::from_str(&chosen).unwrap_or_default();
+    let tag = chosen["tag"].as_str().map(str::to_owned);
     tag.into_iter().chain([data.display().to_string()]).collect()
 }
 
@@ -68,6 +68,15 @@ fn control_groups() -> Vec<PathBuf> {
         found.extend(dirs);
     }
     found
+}
+
+/// Names of the control groups right below every group of this name, in any hierarchy.
+#[must_use]
+pub fn groups_below(name: &str) -> BTreeSet<String> {
+    let parent =
+        |path: &PathBuf| path.parent().and_then(Path::file_name).is_some_and(|parent| parent == name);
+    let last = |path: &PathBuf| path.file_name().map(|last| last.to_string_lossy().into_owned());
+    control_groups().iter().filter(|path| parent(path)).filter_map(last).collect()
 }
 
 fn names_in(dir: &Path) -> Vec<String> {

@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod host;
 pub mod http;
+pub mod place;
 pub mod registry;
 pub mod runner;
 pub mod server;

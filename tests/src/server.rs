@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cache, cli::Cli, host, http::Http, scratch};
+use crate::{cli::Cli, host, http::Http, place::Place};
 
 /// Longest wait for a server to be ready or to end. A guard, not a measure.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,8 +24,8 @@ pub const IMAGE: &str = "base";
 /// What differs from an ordinary server.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// An empty directory of its own, removed afterwards. Otherwise the one kept in the cache, which has the base image.
-    pub fresh: bool,
+    /// Without the base image, and in a directory on whatever file system the machine has.
+    pub bare: bool,
     /// More arguments of `atoll serve`.
     pub args: Vec<String>,
     /// The address; a free port of loopback when absent.
@@ -35,38 +35,11 @@ pub struct Options {
 /// A server and its directory.
 #[derive(Debug)]
 pub struct Server {
-    directory: Directory,
+    child: Option<Child>,
+    place: Place,
     listen: SocketAddr,
     args: Vec<String>,
-    child: Option<Child>,
     before: host::Snapshot,
-}
-
-/// Where a server keeps everything. A fresh one goes with its server; the kept one is locked.
-#[derive(Debug)]
-enum Directory {
-    Fresh(tempfile::TempDir),
-    Kept { path: PathBuf, _lock: File },
-}
-
-impl Directory {
-    fn make(fresh: bool) -> Result<Self> {
-        if fresh {
-            return Ok(Self::Fresh(tempfile::Builder::new().prefix("atoll-").tempdir_in(scratch())?));
-        }
-        let path = cache().join("server");
-        std::fs::create_dir_all(&path)?;
-        let lock = File::create(cache().join("server.lock"))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-        Ok(Self::Kept { path, _lock: lock })
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Fresh(dir) => dir.path(),
-            Self::Kept { path, .. } => path,
-        }
-    }
 }
 
 fn free_address() -> Result<SocketAddr> {
@@ -74,30 +47,34 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 impl Server {
-    /// Starts a server and waits until it can serve; the kept one gets the base image if it lacks it.
+    /// Starts a server with a directory of its own and waits until it can serve and has the base image.
     ///
     /// # Errors
     /// It ended, or was not ready in time: with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
-        let directory = Directory::make(options.fresh)?;
-        let listen = options.listen.map_or_else(free_address, Ok)?;
         let before = host::Snapshot::take()?;
-        let mut server = Self { directory, listen, args: options.args, child: None, before };
+        let place = if options.bare { Place::bare()? } else { Place::with_images()? };
+        let listen = options.listen.map_or_else(free_address, Ok)?;
+        let mut server = Self { child: None, place, listen, args: options.args, before };
         server.launch().await?;
-        if !options.fresh {
+        if !options.bare {
             server.provision().await?;
         }
         Ok(server)
     }
 
-    async fn provision(&self) -> Result<()> {
+    /// Makes the base image when the directory lacks it, and keeps it for the next.
+    async fn provision(&mut self) -> Result<()> {
         let images = self.client()?.images().await?;
-        if !images.iter().any(|image| image.reference == IMAGE) {
-            println!("making the image {IMAGE}; it is kept in {}", self.data().display());
-            let done = self.cli()?.run(&["images", "pull", IMAGE]).await?;
-            ensure!(done.code == 0, "could not make the image {IMAGE}: {}", done.stderr);
+        if images.iter().any(|image| image.reference == IMAGE) {
+            return Ok(());
         }
-        Ok(())
+        println!("making the image {IMAGE} once; it is kept in {}", crate::cache().display());
+        let done = self.cli()?.run(&["images", "pull", IMAGE]).await?;
+        ensure!(done.code == 0, "could not make the image {IMAGE}: {}", done.stderr);
+        self.stop().await?;
+        self.place.keep_images()?;
+        self.launch().await
     }
 
     /// Starts the process again, on the same directory and address, and waits until it can serve.
@@ -137,7 +114,7 @@ impl Server {
     /// Its directory.
     #[must_use]
     pub fn data(&self) -> &Path {
-        self.directory.path()
+        self.place.path()
     }
 
     /// Its address as a URL.
@@ -315,26 +292,26 @@ impl Server {
         }
         self.clear().await?;
         self.stop().await?;
+        let marks = host::marks(self.data());
         self.destroy()?;
         let before = self.before.clone();
-        let data = self.data().to_owned();
         wait_until("nothing is left on the host", async || {
-            let left = host::Snapshot::take()?.since(&before, &data);
+            let left = host::Snapshot::take()?.since(&before, &marks);
             ensure!(left.is_empty(), "left on the host: {left:#?}");
             Ok(true)
         })
         .await
     }
 
-    /// Gives back what the directory holds of the host when no server runs: mounts, network, control groups.
+    /// Takes everything of the directory off the host when no server runs: mounts, network, control groups, disk.
     ///
     /// # Errors
     /// The command failed.
     pub fn destroy(&self) -> Result<()> {
         let mut command = Command::new(crate::binary()?);
-        command.arg("release").arg("--data").arg(self.data()).stdin(Stdio::null());
+        command.args(["destroy", "--yes", "--data"]).arg(self.data()).stdin(Stdio::null());
         let output = command.output()?;
-        ensure!(output.status.success(), "atoll release: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "atoll destroy: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 

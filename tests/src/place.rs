@@ -1,0 +1,141 @@
+//! Directories for servers. The base image is expensive to make, so it is kept on a btrfs of the harness's own in the
+//! cache, and each server's directory begins with a snapshot of it. It must not know what a server does with them.
+
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+use tempfile::TempDir;
+
+use crate::{cache, scratch};
+
+/// Size of the file behind the harness's disk. It is sparse: only what is used takes room.
+const DISK: u64 = 64 << 30;
+
+/// Sources that decide what a kept image looks like: when one changes, it is made anew.
+const SOURCES: [&str; 2] = ["images/base/recipe.toml", "crates/local/src/images/index.rs"];
+
+/// A server's directory. Goes when dropped.
+#[derive(Debug)]
+pub struct Place {
+    // Goes before the disk that it lies on.
+    dir: TempDir,
+    disk: Option<Arc<Disk>>,
+}
+
+impl Place {
+    /// An empty directory on whatever file system there is.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn bare() -> Result<Self> {
+        Ok(Self { dir: tempfile::Builder::new().prefix("atoll-").tempdir_in(scratch())?, disk: None })
+    }
+
+    /// A directory with the images that are kept.
+    ///
+    /// # Errors
+    /// The harness's disk cannot be made or mounted.
+    pub fn with_images() -> Result<Self> {
+        let disk = Disk::open()?;
+        let dir = tempfile::Builder::new().prefix("atoll-").tempdir_in(&disk.root)?;
+        fs::create_dir(dir.path().join("disk"))?;
+        let images = dir.path().join("disk/images");
+        let kept = disk.kept();
+        if kept.exists() {
+            subvolume(&["snapshot"], &[&kept, &images])?;
+        } else {
+            subvolume(&["create"], &[&images])?;
+        }
+        Ok(Self { dir, disk: Some(disk) })
+    }
+
+    /// Keeps the images of this directory for later ones. No server may run on it.
+    ///
+    /// # Errors
+    /// The directory is a bare one, or btrfs refuses.
+    pub fn keep_images(&self) -> Result<()> {
+        let disk = self.disk.as_ref().context("a bare directory keeps nothing")?;
+        subvolume(&["snapshot"], &[&self.dir.path().join("disk/images"), &disk.kept()])
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// The mounted disk of the harness. One process has it at a time; it is unmounted with its last user.
+#[derive(Debug)]
+struct Disk {
+    root: PathBuf,
+    _lock: File,
+}
+
+static OPEN: Mutex<Weak<Disk>> = Mutex::new(Weak::new());
+
+impl Disk {
+    fn open() -> Result<Arc<Self>> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(disk) = open.upgrade() {
+            return Ok(disk);
+        }
+        let disk = Arc::new(Self::mount()?);
+        *open = Arc::downgrade(&disk);
+        Ok(disk)
+    }
+
+    fn mount() -> Result<Self> {
+        let root = cache().join("disk");
+        fs::create_dir_all(&root)?;
+        let lock = File::create(cache().join("disk.lock"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        let image = cache().join("disk.img");
+        if !image.exists() {
+            let unfinished = image.with_extension("new");
+            File::create(&unfinished)?.set_len(DISK)?;
+            tool(Command::new("mkfs.btrfs").arg("--quiet").arg("--force").arg(&unfinished))?;
+            fs::rename(&unfinished, &image)?;
+        }
+        if !is_mount_point(&root)? {
+            let mut mount = Command::new("mount");
+            tool(mount.args(["-t", "btrfs", "-o", "loop,noatime"]).arg(&image).arg(&root))?;
+        }
+        Ok(Self { root, _lock: lock })
+    }
+
+    fn kept(&self) -> PathBuf {
+        let mut hash = DefaultHasher::new();
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
+        for source in SOURCES {
+            fs::read(workspace.join(source)).unwrap_or_default().hash(&mut hash);
+        }
+        self.root.join(format!("images-{:016x}", hash.finish()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What a failed test left mounted below it is reported by that test.
+        let _ = tool(Command::new("umount").arg(&self.root));
+    }
+}
+
+fn is_mount_point(path: &Path) -> Result<bool> {
+    Ok(crate::host::mounts()?.iter().any(|point| Path::new(point) == path))
+}
+
+fn subvolume(action: &[&str], paths: &[&Path]) -> Result<()> {
+    tool(Command::new("btrfs").arg("subvolume").args(action).args(paths))
+}
+
+fn tool(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
