@@ -1,3 +1,5 @@
+//! How unpacking behaves, on archives made by hand.
+
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use tar::{Builder, Header};
