@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use atoll_local::net::{
@@ -164,6 +165,46 @@ fn blocks_avoid_routes_and_each_other() {
 }
 
 #[test]
+fn blocks_differ_when_many_ask_at_once() {
+    run(|world| {
+        // Room for eight.
+        let ranges = vec!["10.192.0.0/15".parse().unwrap()];
+        let options = PlanOptions { ranges, ..world.options() };
+        let mut blocks: Vec<_> = thread::scope(|scope| {
+            let ask = |i: u32| {
+                let options = &options;
+                scope.spawn(move || plan(&format!("tag{i}"), options).unwrap().block)
+            };
+            let asked: Vec<_> = (0..8).map(ask).collect();
+            asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        blocks.sort_unstable();
+        blocks.dedup();
+        assert_eq!(blocks.len(), 8);
+        assert!(matches!(plan("ninth", &options), Err(NetError::NoFreeBlock(_))));
+    });
+}
+
+#[test]
+fn without_nft_nothing_is_opened_and_it_says_why() {
+    run(|world| {
+        let plan = world.plan("aaaaaa");
+        let nft = sh("readlink -f $(command -v nft)");
+        let found = |what| doctor().into_iter().find(|f| f.what == what).unwrap();
+        sh(&format!("mount --bind /bin/false {nft}"));
+        let err = Router::ensure(&plan).unwrap_err();
+        assert!(matches!(&err, NetError::Nft { what: "set the router's rules", .. }), "{err}");
+        assert_eq!(found("nftables").state, State::Bad);
+        sh(&format!("mount --bind /dev/null {nft}"));
+        assert!(matches!(Router::ensure(&plan), Err(NetError::NftMissing)));
+        assert!(found("nftables").mend.unwrap().contains("nftables"));
+        assert!(!sh("ip -o link").contains("atoll"), "no link without its walls");
+        sh(&format!("umount {0}; umount {0}", nft.trim()));
+        Router::ensure(&plan).unwrap();
+    });
+}
+
+#[test]
 fn killed_at_any_instant_leaves_nothing_that_a_sweep_does_not_find() {
     run(|world| {
         let plan = world.plan("aaaaaa");
@@ -179,7 +220,7 @@ fn killed_at_any_instant_leaves_nothing_that_a_sweep_does_not_find() {
                     }
                 }
             }
-            std::thread::sleep(delay);
+            thread::sleep(delay);
             // SAFETY: our own child, not yet waited for.
             unsafe {
                 libc::kill(child, libc::SIGKILL);
@@ -211,7 +252,7 @@ fn killed_while_the_router_is_made() {
                 // SAFETY: ends the child at once, without the parent's handlers.
                 unsafe { libc::_exit(0) };
             }
-            std::thread::sleep(delay);
+            thread::sleep(delay);
             // SAFETY: our own child, not yet waited for.
             unsafe {
                 libc::kill(child, libc::SIGKILL);
