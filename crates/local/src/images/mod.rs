@@ -2,6 +2,7 @@
 //! directory; the process may be killed at any instant and the next one goes on. Images come from registries, from
 //! archives, or are made from Debian packages. It must not know of sandboxes: callers say which images are in use.
 
+mod apt;
 mod config;
 mod credentials;
 mod download;
@@ -11,7 +12,9 @@ mod import;
 mod index;
 mod layers;
 mod progress;
+mod provision;
 mod pull;
+mod recipe;
 mod reference;
 mod registry;
 mod unpack;
@@ -30,6 +33,7 @@ pub use self::{
     credentials::Credentials,
     error::ImageError,
     progress::{Percentage, PullEvent},
+    recipe::{Recipe, RecipeConfig},
     registry::RegistryConfig,
     unpack::Limits,
 };
@@ -38,6 +42,7 @@ use self::{
     flight::{Flights, Key},
     index::{Index, Record},
     layers::Layers,
+    provision::provision,
 };
 
 /// Partial downloads kept over a restart.
@@ -234,6 +239,13 @@ impl ImageStore {
             Ok(pruned)
         })
         .await
+    }
+
+    /// Makes an image from Debian packages and keeps it under the recipe's name, in the place of an older one.
+    pub async fn provision(&self, recipe: &Recipe, progress: Progress<'_>) -> Result<Image, ImageError> {
+        let key = Key { name: recipe.name.clone(), platform: String::from("recipe"), credentials: None };
+        let (inner, recipe) = (Arc::clone(&self.inner), recipe.clone());
+        self.inner.flights.join(key, |hub| provision(inner, hub, recipe), progress).await
     }
 
     /// Takes an image from an OCI layout (directory or tar) or from a `docker save` archive, under a name.
