@@ -1,4 +1,10 @@
 //! Builds the base image from the machine's own packages and looks at it through a real overlay.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends at what it does not expect"
+)]
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,10 @@
 //! The image store against a real registry on loopback, with real overlays, real full disks and real kills.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends at what it does not expect"
+)]
 
 mod images_support;
 
@@ -70,7 +76,7 @@ async fn an_image_is_pulled_and_mounts_as_an_overlay() {
     assert_eq!(image.config.labels["who"], "test");
     assert_eq!(events.lock().unwrap().first(), Some(&PullEvent::Resolving));
     assert_eq!(events.lock().unwrap().last(), Some(&PullEvent::Done));
-    let shown = &figures.lock().unwrap().1;
+    let shown = std::mem::take(&mut figures.lock().unwrap().1);
     assert!(shown.is_sorted() && shown.last() == Some(&100), "{shown:?}");
 
     let mounted = Mounted::new(&image.layers);

@@ -36,7 +36,9 @@ finish() {
 }
 
 with_mmdebstrap() {
-    mkdir "$build/tmp"
+    mkdir -p "$build/tmp" "$build/skeleton/dev"
+    # It leaves /dev out with the devices in it; a sandbox needs the directory. One header is one block.
+    tar --format=ustar --owner=0 --group=0 --numeric-owner -C "$build/skeleton" -cf - ./dev | head -c 512
     TMPDIR="$build/tmp" mmdebstrap --mode=root --variant=minbase --format=tar --skip=output/dev \
         --include="$2" --setup-hook="'$build/build.sh' prepare \"\$1\"" \
         --customize-hook="'$build/build.sh' finish \"\$1\"" "$1" - "$build/sources.list"
