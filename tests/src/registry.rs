@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Skip, http::Http};
+use crate::{Server, Skip, http::Http};
 
 /// A running registry. Ends when dropped; what it stores stays.
 #[derive(Debug)]
@@ -42,6 +42,22 @@ impl Registry {
         let child = command.spawn().map_err(|error| Skip(format!("docker-registry: {error}")))?;
         let registry = Self { child, address, storage: storage.to_owned() };
         registry.wait().await?;
+        Ok(registry)
+    }
+
+    /// Starts the registry that is kept in the cache, with `library/python:3.11-slim` in it: made once of the root file
+    /// system of a sandbox of `server`.
+    ///
+    /// # Errors
+    /// As for [`Registry::start`] and [`Registry::push`].
+    pub async fn kept(server: &Server) -> Result<Self> {
+        let registry = Self::start(&crate::cache().join("registry")).await?;
+        if !registry.has("library/python", "3.11-slim").await? {
+            println!("making the image python:3.11-slim once; it is kept in {}", registry.storage.display());
+            let layer = root_of_a_sandbox(server).await?;
+            let settings = json!({"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["python3"]});
+            registry.push("library/python:3.11-slim", layer.path(), &settings, architecture())?;
+        }
         Ok(registry)
     }
 
@@ -101,6 +117,29 @@ impl Registry {
         ensure!(output.status.success(), "skopeo: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
+}
+
+/// This machine's architecture as images name it.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Everything of a sandbox's root file system, as a tar file.
+async fn root_of_a_sandbox(server: &Server) -> Result<tempfile::NamedTempFile> {
+    let sandbox = server.create().await?;
+    let file = tempfile::NamedTempFile::new_in(crate::scratch())?;
+    let args =
+        ["exec", "-u", "root", &sandbox.id, "--", "tar", "-C", "/", "--one-file-system", "-cf", "-", "."];
+    let mut command = server.cli()?.command(&args);
+    let status = command.stdout(file.reopen()?).stderr(Stdio::inherit()).status().await?;
+    ensure!(status.success(), "tar in the sandbox: {status}");
+    server.delete(&sandbox.id).await?;
+    Ok(file)
 }
 
 impl Drop for Registry {
