@@ -176,6 +176,7 @@ async fn start_command(app: &App, argv: Vec<String>) -> Result<Arc<Process>, Api
         size: None,
         stdin: false,
         detached: true,
+        own: true,
         guarded: false,
         timeout: None,
         grace: Duration::ZERO,

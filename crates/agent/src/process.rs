@@ -63,6 +63,8 @@ pub struct Description {
     pub user: String,
     pub tag: Option<String>,
     pub detached: bool,
+    /// The sandbox's own start command, not somebody's.
+    pub own: bool,
     pub started_at_ms: u64,
 }
 

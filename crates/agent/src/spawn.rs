@@ -235,9 +235,14 @@ impl Child<'_> {
 
 /// All signals to their defaults, none blocked.
 fn reset_signals() {
+    // The kernel's own structure, all zero: SIG_DFL, no flags, nothing masked. Raw, because the C library keeps two
+    // signals to itself.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL needs no handler; signals that cannot be changed answer with an error, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a structure of that size; what cannot be changed answers with an error, which is fine.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8);
+        }
     }
     // SAFETY: the set is initialised by sigemptyset before it is used.
     unsafe {

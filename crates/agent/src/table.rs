@@ -34,6 +34,8 @@ pub struct StartOptions {
     pub stdin: bool,
     /// It lives on without its client, and is remembered after its end.
     pub detached: bool,
+    /// It is the sandbox's start command.
+    pub own: bool,
     /// It is killed when the guard that `start` returns is dropped.
     pub guarded: bool,
     pub timeout: Option<Duration>,
@@ -97,6 +99,7 @@ impl Table {
     ) -> Result<(Arc<Process>, Option<KillOnDrop>), StartError> {
         let sandbox = &self.sandbox;
         let plan = plan::plan(&options.command, &options.account, &sandbox.env, sandbox.allow_sudo)?;
+        self.oom.begin();
         let (forked, streams) = fork(&plan, &options)?;
         let (timeout, grace) = (options.timeout, options.grace);
         let guarded = options.guarded;
@@ -131,6 +134,7 @@ impl Table {
             user: options.account.name,
             tag: options.tag,
             detached: options.detached,
+            own: options.own,
             started_at_ms: now_ms(),
         };
         let process = Arc::new(Process::new(description, pid, outputs, input, controller));

@@ -1,4 +1,5 @@
 //! Commands through the native service, against the real agent.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -138,25 +139,6 @@ async fn what_cannot_start_says_why() {
             .is_empty()
     );
     assert_eq!(agent.sh("echo fine").await.text(), "fine\n");
-}
-
-#[tokio::test]
-async fn an_exhausted_process_limit_is_told_and_survived() {
-    let agent = Sandbox::start();
-    // The limit counts all processes of a user: one that nobody else uses.
-    let start =
-        Start { user: "54321".into(), ..sh("ulimit -u 5; for i in 1 2 3 4 5 6 7; do sleep 60 & done; wait") };
-    let mut stream = agent.begin(start).await;
-    let mut errors = Vec::new();
-    while !String::from_utf8_lossy(&errors).contains("fork") {
-        match next(&mut stream).await.unwrap().unwrap().event {
-            Some(Event::Stderr(data)) => errors.extend(data),
-            Some(Event::Started(_)) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(agent.sh("echo fine").await.text(), "fine\n");
-    drop(stream);
 }
 
 #[tokio::test]

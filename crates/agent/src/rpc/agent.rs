@@ -105,12 +105,8 @@ fn start_command(command: app::StartCommand) -> Option<StartCommand> {
 
 /// The start command is the sandbox's own, and keeps it awake only by what it does.
 fn activity(app: &App) -> ActivityResponse {
-    let own = match app.start_command() {
-        app::StartCommand::Started(process) => Some(process.description.id),
-        _ => None,
-    };
     let mut running = app.table.all();
-    running.retain(|process| process.is_running() && Some(process.description.id) != own);
+    running.retain(|process| process.is_running() && !process.description.own);
     let (terminals, commands): (Vec<_>, Vec<_>) =
         running.into_iter().partition(|process| process.description.command.terminal);
     let typed = app.table.last_terminal_input_ms();

@@ -54,6 +54,7 @@ impl ExecService {
             size,
             stdin: start.stdin,
             detached: start.detached,
+            own: false,
             guarded: !start.detached,
             timeout: (start.timeout_ms > 0).then(|| Duration::from_millis(start.timeout_ms)),
             grace: Duration::from_millis(start.kill_grace_ms),

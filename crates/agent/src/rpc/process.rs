@@ -58,6 +58,7 @@ impl ProcessService {
             size,
             stdin: request.stdin.unwrap_or(true),
             detached: false,
+            own: false,
             guarded: false,
             timeout: context.time_remaining(),
             grace: Duration::ZERO,

@@ -24,7 +24,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-pub type RunStream = BidiStream<Incoming, RunRequest, __buffa::view::RunEventView<'static>>;
+pub type RunStream = BidiStream<Incoming, RunRequest, RunEventView<'static>>;
 
 /// A running agent; it ends with the test.
 pub struct Sandbox {
@@ -159,6 +159,9 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // SAFETY: sends a signal to the child, which has not been waited for.
         unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
         let _ = self.child.wait();

@@ -1,0 +1,187 @@
+//! The agent's own life: start command, log, stopping, trust.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use atoll_proto::agent::v1::start_command::State;
+use atoll_proto::agent::v1::*;
+use atoll_proto::init::AgentConfig;
+use atoll_proto::sign::{RequestSigner, SIGNATURE_HEADER};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use support::*;
+
+fn starting(script: &str) -> AgentConfig {
+    AgentConfig { start_command: Some(["sh", "-c", script].map(str::to_owned).to_vec()), ..config() }
+}
+
+#[tokio::test]
+async fn the_start_command_is_watched_and_its_output_kept() {
+    let agent = Sandbox::with(&starting("echo out; echo err >&2; pwd; exit 3"));
+    let client = agent.agent().await;
+    eventually("it has ended", async || {
+        let info = client.info(InfoRequest::default()).await.unwrap().into_owned();
+        info.start_command.state == State::STATE_EXITED
+    })
+    .await;
+    let info = client.info(InfoRequest::default()).await.unwrap().into_owned();
+    assert_eq!((info.sandbox_id.as_str(), info.start_command.exit.code), ("isandbox", 3));
+    eventually("the log is complete", async || agent.log().contains("ended with code 3")).await;
+    let log = agent.log();
+    assert!(log.contains("out\n") && log.contains("err\n") && log.contains("/root\n"), "{log}");
+    assert_eq!(agent.sh("echo fine").await.text(), "fine\n");
+}
+
+#[tokio::test]
+async fn a_start_command_that_cannot_start_is_told() {
+    let config = AgentConfig { start_command: Some(vec!["no-such-command".into()]), ..config() };
+    let agent = Sandbox::with(&config);
+    let client = agent.agent().await;
+    eventually("it is told", async || {
+        let info = client.info(InfoRequest::default()).await.unwrap().into_owned();
+        info.start_command.error == "command not found: no-such-command"
+    })
+    .await;
+    assert!(agent.log().contains("command not found: no-such-command"));
+}
+
+#[tokio::test]
+async fn the_log_is_bounded_and_its_newest_part_kept() {
+    let agent = Sandbox::with(&AgentConfig { log_cap_bytes: 100_000, ..starting("seq 1 200000; echo last") });
+    eventually("it has ended", async || agent.log().contains("ended with code 0")).await;
+    let log = agent.log();
+    assert!(log.len() <= 100_000 && log.starts_with("[earlier output was dropped]\n"));
+    assert!(log.contains("199999\n200000\nlast\n"));
+}
+
+#[tokio::test]
+async fn a_polite_sandbox_stops_at_once_and_a_stubborn_one_after_its_grace() {
+    for (script, grace) in [("sleep 600", 600_000), ("trap '' TERM; sleep 600 & sleep 601", 200)] {
+        let mut agent = Sandbox::with(&starting(script));
+        let mut terminal = agent.begin(Start { tty: Size::default().into(), ..argv(&["bash", "-i"]) }).await;
+        let file = agent.path("orphan");
+        agent.sh(&format!("setsid sh -c 'echo $$ > {file}; exec sleep 600' &")).await;
+        let orphan = || std::fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok();
+        eventually("the orphan runs", async || orphan().is_some()).await;
+        let orphan = orphan().unwrap();
+        next(&mut terminal).await.unwrap();
+        assert!(lives(orphan));
+        let request = ShutdownRequest { grace_ms: Some(grace), ..Default::default() };
+        agent.agent().await.shutdown(request).await.unwrap();
+        let mut status = None;
+        eventually("the agent has ended", async || {
+            status = agent.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        assert!(status.unwrap().success());
+        eventually("everything is gone", async || !lives(orphan)).await;
+    }
+}
+
+#[tokio::test]
+async fn everything_can_be_frozen_and_thawed() {
+    let agent = Sandbox::start();
+    let script = "(i=0; while :; do i=$((i+1)); echo $i > count; sleep 0.01; done) & wait";
+    let _stream = agent.begin(Start { cwd: agent.path(""), ..sh(script) }).await;
+    let count = || std::fs::read_to_string(agent.path("count")).unwrap_or_default();
+    eventually("it counts", async || !count().is_empty()).await;
+    let client = agent.agent().await;
+    client.freeze(FreezeRequest::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let frozen = count();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(count(), frozen);
+    client.thaw(ThawRequest::default()).await.unwrap();
+    eventually("it counts again", async || count() != frozen && !count().is_empty()).await;
+}
+
+#[tokio::test]
+async fn activity_says_what_keeps_the_sandbox_awake() {
+    let agent = Sandbox::with(&starting("sleep 600"));
+    let client = agent.agent().await;
+    let before = client.activity(ActivityRequest::default()).await.unwrap().into_owned();
+    assert_eq!((before.running_commands, before.open_terminals), (0, 0));
+    let mut command = agent.begin(argv(&["sleep", "600"])).await;
+    let mut terminal = agent.begin(Start { tty: Size::default().into(), ..argv(&["cat"]) }).await;
+    next(&mut command).await.unwrap();
+    next(&mut terminal).await.unwrap();
+    let after = client.activity(ActivityRequest::default()).await.unwrap().into_owned();
+    assert_eq!((after.running_commands, after.open_terminals), (1, 1));
+    assert!(after.last_activity_ms >= before.last_activity_ms);
+    assert!(after.awake_because[0].starts_with("command 'sleep' (process "), "{after:?}");
+}
+
+#[tokio::test]
+async fn nobody_can_look_into_the_agent() {
+    let agent = Sandbox::start();
+    eventually("it serves", async || agent.get("/health").await.0 == 204).await;
+    // Root of this machine may; an ordinary user may not, though it were the agent's own.
+    let outcome =
+        agent.run(Start { user: "4321".into(), ..sh("cat /proc/$PPID/environ; ls /proc/$PPID/fd") }).await;
+    assert_ne!(outcome.unwrap().exit.code, 0);
+}
+
+/// The program on TCP, as where no socket can be passed in.
+#[tokio::test]
+async fn over_tcp_only_signed_requests_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    std::fs::write(&file, serde_json::to_vec(&config()).unwrap()).unwrap();
+    let address = {
+        let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        probe.local_addr().unwrap()
+    };
+    let signer = RequestSigner::new(&[9; 32]);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_atoll-agent"))
+        .args(["--config", file.to_str().unwrap(), "--listen-tcp", &address.to_string()])
+        .args(["--public-key", &signer.public_key_hex()])
+        .spawn()
+        .unwrap();
+    let send = async |uri: &str, signature: Option<String>| {
+        let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        let mut request = Request::get(uri).header("host", "a");
+        if let Some(signature) = signature {
+            request = request.header(SIGNATURE_HEADER, signature);
+        }
+        let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.ok()?;
+        Some(response.status().as_u16())
+    };
+    eventually("it listens", async || send("/health", None).await == Some(204)).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    assert_eq!(send("/envs", None).await, Some(401));
+    assert_eq!(send("/envs", Some(signer.sign(now, "isandbox", "GET", "/envs"))).await, Some(200));
+    assert_eq!(send("/metrics", Some(signer.sign(now, "isandbox", "GET", "/envs"))).await, Some(401));
+    assert_eq!(send("/envs", Some(signer.sign(now, "iother", "GET", "/envs"))).await, Some(401));
+    assert_eq!(send("/envs", Some(signer.sign(now - 120_000, "isandbox", "GET", "/envs"))).await, Some(401));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn bad_arguments_and_configurations_are_refused() {
+    let run = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_atoll-agent")).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = run(&[]);
+    assert!(code == Some(1) && text.contains("usage:"), "{text}");
+    let (code, text) = run(&["--config", "/no/such", "--listen-fd", "77"]);
+    assert!(code == Some(1) && text.contains("cannot be read"), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    std::fs::write(&file, "{").unwrap();
+    let (code, text) = run(&["--config", file.to_str().unwrap(), "--listen-fd", "77"]);
+    assert!(code == Some(1) && text.contains("not valid"), "{text}");
+    std::fs::write(&file, "{}").unwrap();
+    let (code, text) = run(&["--config", file.to_str().unwrap(), "--listen-fd", "77"]);
+    assert!(code == Some(1) && text.contains("listen"), "{text}");
+}
