@@ -1,1 +1,15 @@
-//! Filled in by the commits that follow.
+//! The server: services that hold the rules, the native HTTP API in front of them, and the listener in front of that.
+//! It must not know of pods, namespaces, overlays or SQL: it meets sandboxes and memory through core's ports.
+
+mod config;
+mod http;
+mod listener;
+mod metrics;
+mod patience;
+mod services;
+mod world;
+
+pub use config::{Limits, ServerConfig, Tls};
+pub use http::openapi;
+pub use listener::{ServeError, serve};
+pub use world::{RealWorld, World, new_secret};

@@ -1,8 +1,12 @@
 //! Fakes and contract suites of the ports, and sample values, for tests of every crate.
 
+mod fake_driver;
+mod fake_images;
 mod fake_store;
 mod store_contract;
 
+pub use fake_driver::{Connector, FakeDriver};
+pub use fake_images::FakeImages;
 pub use fake_store::FakeStore;
 pub use store_contract::store_contract;
 

@@ -1,0 +1,226 @@
+//! Routes of sandboxes.
+
+use atoll_core::driver::{CreateStep, ListQuery};
+use atoll_proto::api::{CreateEvent, CreateSandbox, ErrorBody, Sandbox, SandboxList, UpdateSandbox, Usage};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::{Stream, StreamExt, stream};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+use super::{
+    error::Answer,
+    extract::{JsonBody, Query, wants_events},
+    sse,
+};
+use crate::services::{
+    Services,
+    access::Caller,
+    convert,
+    creation::Course,
+    error::ServiceError,
+    idempotency::Promise,
+    sandboxes::{Begun, Move},
+};
+
+/// Makes a sandbox from an image or a template. The answer comes when it can be used; with `wait=false` at once, to be
+/// polled; with `Accept: text/event-stream` as a stream of `CreateEvent`. Whoever leaves does not stop the creation.
+#[utoipa::path(post, path = "/sandboxes", tag = "sandboxes", request_body = CreateSandbox,
+    params(("wait" = Option<bool>, Query, description = "`false`: answer 202 at once, with phase `creating`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with the same key and body \
+            gives the same sandbox, for 24 hours")),
+    responses((status = 201, body = Sandbox), (status = 202, body = Sandbox),
+        (status = 200, body = CreateEvent, content_type = "text/event-stream"),
+        (status = 400, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub async fn create(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    headers: HeaderMap,
+    query: Query,
+    body: JsonBody<CreateSandbox>,
+) -> Answer<Response> {
+    let wait = query.switch("wait")?.unwrap_or(true);
+    let promise = promise(&headers, &body.bytes)?;
+    let begun = services.create(&caller, body.value, promise).await?;
+    if wants_events(&headers) {
+        return Ok(sse::events(events(begun)));
+    }
+    let (status, sandbox) = match wait {
+        true => (StatusCode::CREATED, begun.ended().await?),
+        false => (StatusCode::ACCEPTED, begun.sandbox().clone()),
+    };
+    let location = format!("/api/v1/sandboxes/{}", sandbox.id());
+    Ok((status, [(header::LOCATION, location)], Json(convert::sandbox(sandbox))).into_response())
+}
+
+fn promise(headers: &HeaderMap, body: &[u8]) -> Result<Option<Promise>, ServiceError> {
+    let key = headers.get("idempotency-key");
+    key.map(|key| Promise::new(key.to_str().unwrap_or_default(), body)).transpose()
+}
+
+/// Everything that happens until the sandbox can be used or could not be made.
+fn events(begun: Begun) -> impl Stream<Item = CreateEvent> + Send {
+    match begun {
+        Begun::Made(sandbox) => {
+            let sandbox = Box::new(convert::sandbox(*sandbox));
+            stream::iter([CreateEvent::Ready { sandbox }]).left_stream()
+        }
+        Begun::UnderWay(creation) => {
+            let id = creation.sandbox.id().to_string();
+            let course = creation.watch();
+            stream::unfold(Some((course, 0)), next_steps)
+                .flat_map(move |steps| stream::iter(steps).map(event_with(id.clone())))
+                .right_stream()
+        }
+    }
+}
+
+enum Step {
+    Did(CreateStep),
+    Ended(Result<Box<atoll_core::sandbox::Sandbox>, ServiceError>),
+}
+
+type Place = Option<(watch::Receiver<Course>, usize)>;
+
+/// The steps since `seen`, and, when it is over, the end.
+async fn next_steps(place: Place) -> Option<(Vec<Step>, Place)> {
+    let (mut course, seen) = place?;
+    course.changed().await.ok()?;
+    let (new, end) = {
+        let now = course.borrow_and_update();
+        (now.steps[seen.min(now.steps.len())..].to_vec(), now.end.clone())
+    };
+    let seen = seen + new.len();
+    let mut steps: Vec<Step> = new.into_iter().map(Step::Did).collect();
+    match end {
+        None => Some((steps, Some((course, seen)))),
+        Some(end) => {
+            steps.push(Step::Ended(end.map(Box::new)));
+            Some((steps, None))
+        }
+    }
+}
+
+fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
+    move |step| match step {
+        Step::Did(CreateStep::Queued) => CreateEvent::Queued { id: id.clone() },
+        Step::Did(CreateStep::Pulling { percent }) => CreateEvent::Pulling { percent },
+        Step::Did(CreateStep::Preparing) => CreateEvent::Preparing,
+        Step::Did(CreateStep::Starting) => CreateEvent::Starting,
+        Step::Ended(Ok(sandbox)) => CreateEvent::Ready { sandbox: Box::new(convert::sandbox(*sandbox)) },
+        Step::Ended(Err(error)) => CreateEvent::Failed { error: error.body() },
+    }
+}
+
+/// Lists sandboxes, newest first. One that still waits for its turn to be made is not listed yet.
+#[utoipa::path(get, path = "/sandboxes", tag = "sandboxes",
+    params(("limit" = Option<usize>, Query, description = "Items of a page: 1 to 1000, 100 when absent"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("label" = Option<Vec<String>>, Query, description = "`key=value`; each that is given must match"),
+        ("phase" = Option<Vec<String>>, Query, description = "Any of these phases"),
+        ("status" = Option<Vec<String>>, Query, description = "Any of these, in the words of older clients")),
+    responses((status = 200, body = SandboxList), (status = 400, body = ErrorBody)))]
+pub async fn list(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    query: Query,
+) -> Answer<Json<SandboxList>> {
+    Ok(Json(services.list(&caller, list_query(&query)?).await?))
+}
+
+fn list_query(query: &Query) -> Result<ListQuery, ServiceError> {
+    let limit = query.number("limit")?.unwrap_or(100);
+    if !(1..=1000).contains(&limit) {
+        return Err(ServiceError::invalid("limit", "is 1 to 1000"));
+    }
+    let refuse = || ServiceError::invalid("cursor", "is not one that a list gave");
+    let decode = |text: &str| {
+        hex::decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(refuse)
+    };
+    let cursor = query.get("cursor").map(decode).transpose()?;
+    let mut phases = Vec::new();
+    for field in ["phase", "status"] {
+        for word in query.all(field).flat_map(|words| words.split(',')).filter(|word| !word.is_empty()) {
+            phases.extend(convert::phases_named(field, word)?);
+        }
+    }
+    Ok(ListQuery { tenant: None, labels: convert::labels(query.all("label"))?, phases, limit, cursor })
+}
+
+/// Gets a sandbox.
+#[utoipa::path(get, path = "/sandboxes/{id}", tag = "sandboxes",
+    params(("id" = String, Path, description = "Id of the sandbox")),
+    responses((status = 200, body = Sandbox), (status = 404, body = ErrorBody)))]
+pub async fn get(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<Sandbox>> {
+    Ok(Json(convert::sandbox(services.sandbox(&caller, &id).await?)))
+}
+
+/// Changes the deadline or the network of a sandbox.
+#[utoipa::path(patch, path = "/sandboxes/{id}", tag = "sandboxes", request_body = UpdateSandbox,
+    params(("id" = String, Path, description = "Id of the sandbox")),
+    responses((status = 200, body = Sandbox), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn update(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: JsonBody<UpdateSandbox>,
+) -> Answer<Json<Sandbox>> {
+    Ok(Json(convert::sandbox(services.update(&caller, &id, body.value).await?)))
+}
+
+/// Takes a sandbox down with its files. The answer comes when that is recorded.
+#[utoipa::path(delete, path = "/sandboxes/{id}", tag = "sandboxes",
+    params(("id" = String, Path, description = "Id of the sandbox")),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub async fn delete(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    services.delete(&caller, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a sandbox uses now.
+#[utoipa::path(get, path = "/sandboxes/{id}/usage", tag = "sandboxes",
+    params(("id" = String, Path, description = "Id of the sandbox")),
+    responses((status = 200, body = Usage), (status = 404, body = ErrorBody)))]
+pub async fn usage(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<Usage>> {
+    Ok(Json(services.usage(&caller, &id).await?))
+}
+
+/// A route that moves a sandbox to another phase.
+macro_rules! move_route {
+    ($name:ident, $path:literal, $change:expr, $text:literal) => {
+        #[doc = $text]
+        #[utoipa::path(post, path = $path, tag = "sandboxes",
+                            params(("id" = String, Path, description = "Id of the sandbox")),
+                            responses((status = 200, body = Sandbox), (status = 404, body = ErrorBody),
+                                (status = 409, body = ErrorBody)))]
+        pub async fn $name(
+            State(services): State<Arc<Services>>,
+            caller: Caller,
+            Path(id): Path<String>,
+        ) -> Answer<Json<Sandbox>> {
+            Ok(Json(convert::sandbox(services.change_phase(&caller, &id, $change).await?)))
+        }
+    };
+}
+
+move_route!(start, "/sandboxes/{id}/start", Move::Start, "Starts a stopped or failed sandbox on its files.");
+move_route!(stop, "/sandboxes/{id}/stop", Move::Stop, "Ends the processes of a sandbox and keeps its files.");
+move_route!(restart, "/sandboxes/{id}/restart", Move::Restart, "Stops a sandbox and starts it on its files.");
+move_route!(pause, "/sandboxes/{id}/pause", Move::Pause, "Freezes a sandbox: memory and processes are kept.");
+move_route!(resume, "/sandboxes/{id}/resume", Move::Resume, "Lets a frozen sandbox go on.");

@@ -1,0 +1,73 @@
+//! Routes of templates.
+
+use atoll_proto::api::{ErrorBody, Template, TemplateList, TemplateSpec};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use std::sync::Arc;
+
+use super::{
+    error::Answer,
+    extract::{JsonBody, Query},
+};
+use crate::services::{Services, access::Caller};
+
+/// Lists the newest version of each template.
+#[utoipa::path(get, path = "/templates", tag = "templates", responses((status = 200, body = TemplateList)))]
+pub async fn list(State(services): State<Arc<Services>>, caller: Caller) -> Answer<Json<TemplateList>> {
+    Ok(Json(services.templates(&caller).await?))
+}
+
+/// Makes the next version of a template. The newest version's own spec makes none.
+#[utoipa::path(put, path = "/templates/{name}", tag = "templates", request_body = TemplateSpec,
+    params(("name" = String, Path, description = "Name of the template")),
+    responses((status = 200, body = Template), (status = 400, body = ErrorBody)))]
+pub async fn put(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    body: JsonBody<TemplateSpec>,
+) -> Answer<Json<Template>> {
+    Ok(Json(services.put_template(&caller, &name, body.value).await?))
+}
+
+/// Gets the newest version of a template, or the one that `version` names.
+#[utoipa::path(get, path = "/templates/{name}", tag = "templates",
+    params(("name" = String, Path, description = "Name of the template"),
+        ("version" = Option<i64>, Query, description = "Version; the newest when absent")),
+    responses((status = 200, body = Template), (status = 404, body = ErrorBody)))]
+pub async fn get(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    query: Query,
+) -> Answer<Json<Template>> {
+    Ok(Json(services.template(&caller, &name, query.number("version")?).await?))
+}
+
+/// Lists every version of a template, newest first.
+#[utoipa::path(get, path = "/templates/{name}/versions", tag = "templates",
+    params(("name" = String, Path, description = "Name of the template")),
+    responses((status = 200, body = TemplateList), (status = 404, body = ErrorBody)))]
+pub async fn versions(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<Json<TemplateList>> {
+    Ok(Json(services.template_versions(&caller, &name).await?))
+}
+
+/// Forgets a template with all its versions. Sandboxes made from it live on.
+#[utoipa::path(delete, path = "/templates/{name}", tag = "templates",
+    params(("name" = String, Path, description = "Name of the template")),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub async fn delete(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<StatusCode> {
+    services.delete_template(&caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

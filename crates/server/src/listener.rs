@@ -1,0 +1,201 @@
+//! The accept loop: connections within a bound, TLS where it is asked for, HTTP/1.1 and HTTP/2 on one port, and a stop
+//! that lets requests finish. It must not know what is served.
+
+use atoll_core::{driver::Driver, store::Store};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{ServerConfig, Tls},
+    http,
+    metrics::Metrics,
+    patience::Patient,
+    services::{Base, Services},
+    world::World,
+};
+
+/// Why a server cannot begin, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Without keys everybody who can connect is admin.
+    #[error(
+        "{0} can be reached from other machines, and without keys everybody there would be admin; listen on 127.0.0.1"
+    )]
+    OpenWithoutKeys(SocketAddr),
+    /// The socket is of no use.
+    #[error("the listening socket failed: {0}")]
+    Socket(#[source] io::Error),
+    /// Certificate or key cannot be read.
+    #[error("the TLS certificate or key cannot be used: {0}")]
+    Tls(String),
+}
+
+/// Serves on `listener` until `shutdown` is ready and the requests of that moment have ended, within a bound.
+///
+/// # Errors
+/// When it cannot begin.
+pub async fn serve(
+    config: ServerConfig,
+    listener: TcpListener,
+    driver: Arc<dyn Driver>,
+    store: Arc<dyn Store>,
+    world: Arc<dyn World>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr().map_err(ServeError::Socket)?;
+    if config.no_auth && !address.ip().is_loopback() {
+        return Err(ServeError::OpenWithoutKeys(address));
+    }
+    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    let stopping = CancellationToken::new();
+    let base = Base { config, driver, store, world, metrics: Metrics::new(), stopping: stopping.clone() };
+    let services = Arc::new(Services::new(base));
+    services.clone().begin_background();
+    let front = Front::new(&services, tls);
+    tokio::select! {
+        () = front.accept(&listener) => {}
+        () = shutdown => {}
+    }
+    drop(listener);
+    stopping.cancel();
+    front.drain(services.base.config.limits.drain).await;
+    Ok(())
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ServeError> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let refuse = |error: &dyn std::fmt::Display| ServeError::Tls(error.to_string());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&tls.certificate).collect();
+    let chain = chain.map_err(|error| refuse(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| refuse(&error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder.map_err(|error| refuse(&error))?.with_no_client_auth();
+    let mut config = config.with_single_cert(chain, key).map_err(|error| refuse(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// What every connection needs.
+struct Front {
+    router: axum::Router,
+    http: auto::Builder<TokioExecutor>,
+    tls: Option<TlsAcceptor>,
+    places: Arc<Semaphore>,
+    patience: Duration,
+    connections: TaskTracker,
+    /// Requests may finish, no new ones begin.
+    closing: CancellationToken,
+    /// Nothing may finish any more.
+    over: CancellationToken,
+}
+
+impl Front {
+    fn new(services: &Arc<Services>, tls: Option<TlsAcceptor>) -> Self {
+        let limits = &services.base.config.limits;
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits.header_timeout)
+            .keep_alive_timeout(limits.header_timeout)
+            .adaptive_window(true)
+            .enable_connect_protocol();
+        Self {
+            router: http::router(services.clone()),
+            http,
+            tls,
+            places: Arc::new(Semaphore::new(limits.connections)),
+            patience: limits.header_timeout,
+            connections: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            over: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts for ever.
+    async fn accept(&self, listener: &TcpListener) {
+        // The semaphore is never closed.
+        while let Ok(place) = self.places.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => self.open(stream, place),
+                Err(error) => {
+                    // Out of descriptors, or a peer that left already: either passes.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn open(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        // Answers are written whole; waiting to merge them only delays them.
+        let _ = stream.set_nodelay(true);
+        let (http, router, tls) = (self.http.clone(), self.router.clone(), self.tls.clone());
+        let (closing, over, patience) = (self.closing.clone(), self.over.clone(), self.patience);
+        self.connections.spawn(async move {
+            let _place = place;
+            let served = async {
+                match tls {
+                    None => talk(&http, stream, router, &closing, patience).await,
+                    Some(tls) => match tokio::time::timeout(patience, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => talk(&http, stream, router, &closing, patience).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    },
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = over.cancelled() => {}
+            }
+        });
+    }
+
+    /// Lets requests finish for so long, then ends every connection.
+    async fn drain(&self, patience: Duration) {
+        self.closing.cancel();
+        self.connections.close();
+        if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
+            tracing::warn!(
+                left = self.connections.len(),
+                "requests were cut off: they took too long to finish"
+            );
+            self.over.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+async fn talk(
+    http: &auto::Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    router: axum::Router,
+    closing: &CancellationToken,
+    patience: Duration,
+) {
+    let stream = TokioIo::new(Patient::new(stream, patience));
+    let connection = http.serve_connection_with_upgrades(stream, TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}

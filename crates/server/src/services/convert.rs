@@ -1,0 +1,292 @@
+//! Between the API's words and core's. No rule is here but "a field may be given in one place only".
+
+use atoll_core::{
+    self as core,
+    network::{NetworkMode, NetworkPolicy},
+    request::{CreateRequest, Ttl},
+    sandbox::Sandbox,
+    template::{LifecyclePolicy, OnDeadline, Template, TemplateSpec, Tier},
+};
+use atoll_proto::api;
+use std::collections::BTreeMap;
+
+use super::error::ServiceError;
+
+/// What was asked for, in core's words.
+pub fn create_request(ask: api::CreateSandbox) -> Result<CreateRequest, ServiceError> {
+    let nested = ask.overrides.unwrap_or_default();
+    let ttl = once("overrides.ttl", ask.ttl, nested.ttl)?;
+    if !ask.env.is_empty() && !nested.env.is_empty() {
+        return Err(given_twice("overrides.env"));
+    }
+    Ok(CreateRequest {
+        image: ask.image,
+        cpu: once("overrides.cpu", ask.cpu, nested.cpu)?,
+        memory: once("overrides.memory", ask.memory, nested.memory)?,
+        disk: ask.disk,
+        pids: ask.pids,
+        ttl: ttl.map_or(Ttl::Template, |ttl| ttl.map_or(Ttl::Never, Ttl::Seconds)),
+        env: if ask.env.is_empty() { nested.env } else { ask.env },
+        labels: ask.labels,
+        network: ask.network.map(network_in).transpose()?,
+        start_command: ask.start_command,
+        user: ask.user,
+        workdir: ask.workdir,
+        pause_after: ask.pause_after,
+    })
+}
+
+fn once<T>(field: &str, outer: Option<T>, nested: Option<T>) -> Result<Option<T>, ServiceError> {
+    if outer.is_some() && nested.is_some() {
+        return Err(given_twice(field));
+    }
+    Ok(outer.or(nested))
+}
+
+fn given_twice(field: &str) -> ServiceError {
+    ServiceError::invalid(field, "is also given outside `overrides`; give it once")
+}
+
+/// A policy, in core's words.
+pub fn network_in(network: api::Network) -> Result<NetworkPolicy, ServiceError> {
+    let mode = match network.mode {
+        api::NetworkMode::Internet => NetworkMode::Internet,
+        api::NetworkMode::Restricted => NetworkMode::Restricted,
+        api::NetworkMode::None => NetworkMode::None,
+    };
+    Ok(NetworkPolicy::parse(mode, &network.allow, &network.deny)?)
+}
+
+fn network(policy: &NetworkPolicy) -> api::Network {
+    let mode = match policy.mode {
+        NetworkMode::Internet => api::NetworkMode::Internet,
+        NetworkMode::Restricted => api::NetworkMode::Restricted,
+        NetworkMode::None => api::NetworkMode::None,
+    };
+    let texts = |ranges: &[core::network::Cidr]| ranges.iter().map(ToString::to_string).collect();
+    api::Network { mode, allow: texts(&policy.allow), deny: texts(&policy.deny) }
+}
+
+/// A sandbox, in the API's words.
+pub fn sandbox(it: Sandbox) -> api::Sandbox {
+    let created_at = it.spec.created_at;
+    api::Sandbox {
+        id: it.spec.id.to_string(),
+        image: it.spec.image,
+        cpu: it.spec.limits.cpu.to_string(),
+        memory: it.spec.limits.memory.to_string(),
+        disk: it.spec.limits.disk.to_string(),
+        pids: it.spec.limits.pids,
+        ttl: it.deadline.map(|deadline| deadline.duration_since(created_at).as_secs()),
+        env: it.spec.env,
+        labels: it.spec.labels,
+        status: status(it.phase),
+        phase: phase(it.phase),
+        reason: reason(it.reason),
+        template: it.spec.template,
+        template_version: it.spec.template_version,
+        network: network(&it.spec.network),
+        runtime: it.spec.runtime,
+        created_at,
+        expires_at: it.deadline,
+        updated_at: it.since,
+        last_activity: it.last_activity,
+        history: it.history.into_iter().map(transition).collect(),
+    }
+}
+
+/// A move to a phase, in the API's words.
+pub fn transition(it: core::sandbox::Transition) -> api::Transition {
+    api::Transition { at: it.at, phase: phase(it.phase), reason: reason(it.reason) }
+}
+
+fn reason(it: core::sandbox::Reason) -> api::Reason {
+    api::Reason { code: it.code, message: it.message }
+}
+
+/// A phase, in the API's words.
+pub fn phase(phase: core::phase::Phase) -> api::Phase {
+    use core::phase::Phase;
+    match phase {
+        Phase::Creating => api::Phase::Creating,
+        Phase::Running => api::Phase::Running,
+        Phase::Paused => api::Phase::Paused,
+        Phase::Stopped => api::Phase::Stopped,
+        Phase::Failed => api::Phase::Failed,
+        Phase::Terminating => api::Phase::Terminating,
+    }
+}
+
+/// The phases that a word of the API stands for: one of ours, or a status as older clients say it.
+pub fn phases_named(field: &str, word: &str) -> Result<Vec<core::phase::Phase>, ServiceError> {
+    use core::phase::Phase::{Creating, Failed, Paused, Running, Stopped, Terminating};
+    Ok(match (field, word) {
+        ("phase", "creating") | ("status", "pending") => vec![Creating],
+        ("phase" | "status", "running") => vec![Running],
+        ("phase", "paused") => vec![Paused],
+        ("phase", "stopped") => vec![Stopped],
+        ("status", "stopped") => vec![Paused, Stopped],
+        ("phase" | "status", "failed") => vec![Failed],
+        ("phase" | "status", "terminating") => vec![Terminating],
+        ("phase", _) => {
+            let words = "creating, running, paused, stopped, failed, terminating";
+            return Err(ServiceError::invalid("phase", format!("{word:?} is none of: {words}")));
+        }
+        _ => {
+            let words = "pending, running, stopped, failed, terminating";
+            return Err(ServiceError::invalid("status", format!("{word:?} is none of: {words}")));
+        }
+    })
+}
+
+fn status(phase: core::phase::Phase) -> api::Status {
+    use core::phase::Phase;
+    match phase {
+        Phase::Creating => api::Status::Pending,
+        Phase::Running => api::Status::Running,
+        Phase::Paused | Phase::Stopped => api::Status::Stopped,
+        Phase::Failed => api::Status::Failed,
+        Phase::Terminating => api::Status::Terminating,
+    }
+}
+
+/// What a sandbox uses, in the API's words.
+pub fn usage(it: core::driver::Usage) -> api::Usage {
+    api::Usage {
+        cpu_us: it.cpu_us,
+        memory_bytes: it.memory,
+        memory_peak_bytes: it.memory_peak,
+        disk_bytes: it.disk,
+        pids: it.pids,
+        oom_kills: it.oom_kills,
+    }
+}
+
+/// A recipe, in core's words.
+pub fn template_spec_in(it: api::TemplateSpec) -> Result<TemplateSpec, ServiceError> {
+    Ok(TemplateSpec {
+        image: it.image,
+        tier: match it.tier {
+            api::Tier::Basic => Tier::Basic,
+            api::Tier::Standard => Tier::Standard,
+            api::Tier::Premium => Tier::Premium,
+        },
+        cpu: it.cpu,
+        memory: it.memory,
+        disk: it.disk,
+        pids: it.pids,
+        env: it.env,
+        start_command: it.start_command,
+        user: it.user,
+        workdir: it.workdir,
+        ports: it.ports,
+        network: network_in(it.network)?,
+        sudo: it.sudo,
+        runtime: it.runtime,
+        lifecycle: lifecycle_in(it.lifecycle),
+        labels: it.labels,
+    })
+}
+
+fn lifecycle_in(it: api::Lifecycle) -> LifecyclePolicy {
+    LifecyclePolicy {
+        pause_after: it.pause_after,
+        stop_after: it.stop_after,
+        terminate_after: it.terminate_after,
+        ttl: it.ttl,
+        allow_no_ttl: it.allow_no_ttl,
+        on_deadline: match it.on_deadline {
+            api::OnDeadline::Terminate => OnDeadline::Terminate,
+            api::OnDeadline::Pause => OnDeadline::Pause,
+        },
+    }
+}
+
+/// A template, in the API's words.
+pub fn template(it: Template) -> api::Template {
+    let spec = template_spec(it.spec);
+    api::Template { name: it.name, version: it.version, spec, created_at: it.created_at }
+}
+
+fn template_spec(it: TemplateSpec) -> api::TemplateSpec {
+    api::TemplateSpec {
+        image: it.image,
+        tier: match it.tier {
+            Tier::Basic => api::Tier::Basic,
+            Tier::Standard => api::Tier::Standard,
+            Tier::Premium => api::Tier::Premium,
+        },
+        cpu: it.cpu,
+        memory: it.memory,
+        disk: it.disk,
+        pids: it.pids,
+        env: it.env,
+        start_command: it.start_command,
+        user: it.user,
+        workdir: it.workdir,
+        ports: it.ports,
+        network: network(&it.network),
+        sudo: it.sudo,
+        runtime: it.runtime,
+        lifecycle: lifecycle(it.lifecycle),
+        labels: it.labels,
+    }
+}
+
+fn lifecycle(it: LifecyclePolicy) -> api::Lifecycle {
+    api::Lifecycle {
+        pause_after: it.pause_after,
+        stop_after: it.stop_after,
+        terminate_after: it.terminate_after,
+        ttl: it.ttl,
+        allow_no_ttl: it.allow_no_ttl,
+        on_deadline: match it.on_deadline {
+            OnDeadline::Terminate => api::OnDeadline::Terminate,
+            OnDeadline::Pause => api::OnDeadline::Pause,
+        },
+    }
+}
+
+/// An image, in the API's words.
+pub fn image(it: core::image::ImageInfo) -> api::Image {
+    api::Image {
+        reference: it.reference,
+        digest: it.digest,
+        size: it.size,
+        layers: it.layers,
+        created_at: it.created_at,
+        used_by: it.used_by,
+    }
+}
+
+/// What a clean-up gave back, in the API's words.
+pub fn pruned(it: core::image::Pruned) -> api::Pruned {
+    api::Pruned { images: it.images, layers: it.layers, bytes: it.bytes }
+}
+
+/// A key without its secret, in the API's words.
+pub fn key(it: core::key::ApiKey) -> api::Key {
+    let role = match it.role {
+        core::key::Role::Admin => api::Role::Admin,
+        core::key::Role::Member => api::Role::Member,
+    };
+    api::Key { id: it.id, name: it.name, tenant: it.tenant, role, created_at: it.created_at, secret: None }
+}
+
+/// A role, in core's words.
+pub fn role_in(role: api::Role) -> core::key::Role {
+    match role {
+        api::Role::Admin => core::key::Role::Admin,
+        api::Role::Member => core::key::Role::Member,
+    }
+}
+
+/// Labels of a query, each `key=value`.
+pub fn labels<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, String>, ServiceError> {
+    let split = |text: &'a str| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        core::id::check_label(key, value)?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    texts.map(split).collect()
+}

@@ -1,0 +1,59 @@
+//! What the platform does for a caller, without HTTP: every rule about who may do what, when and how much is here.
+//! A service must not know of requests, headers or status codes.
+
+pub mod access;
+pub mod convert;
+pub mod creation;
+pub mod error;
+pub mod idempotency;
+pub mod images;
+pub mod keys;
+pub mod sandboxes;
+pub mod system;
+pub mod templates;
+
+use atoll_core::{driver::Driver, store::Store};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::ServerConfig, metrics::Metrics, world::World};
+use access::Access;
+use creation::Creations;
+
+/// What every service stands on.
+pub struct Base {
+    pub config: ServerConfig,
+    pub driver: Arc<dyn Driver>,
+    pub store: Arc<dyn Store>,
+    pub world: Arc<dyn World>,
+    pub metrics: Metrics,
+    /// Cancelled when the server stops: streams without an end of their own then end.
+    pub stopping: CancellationToken,
+}
+
+/// All services of a server.
+pub struct Services {
+    pub base: Arc<Base>,
+    pub access: Access,
+    pub creations: Arc<Creations>,
+    /// When this server began: what was promised before may have been left undone.
+    pub started_at: jiff::Timestamp,
+}
+
+impl Services {
+    pub fn new(base: Base) -> Self {
+        let started_at = base.world.now();
+        let base = Arc::new(base);
+        let access = Access::new(base.clone());
+        let creations = Arc::new(Creations::new(base.clone()));
+        Self { base, access, creations, started_at }
+    }
+}
+
+impl Services {
+    /// Begins what goes on for as long as the server runs.
+    pub fn begin_background(self: Arc<Self>) {
+        let base = self.base.clone();
+        tokio::spawn(async move { base.sweep_promises().await });
+    }
+}

@@ -1,0 +1,70 @@
+//! Templates of a tenant: each change makes a version, and sandboxes carry their own copy.
+
+use atoll_core::{id::check_name, key::DEFAULT_TENANT};
+use atoll_proto::api;
+use std::collections::BTreeSet;
+
+use super::{Services, access::Caller, convert, error::ServiceError};
+
+impl Services {
+    /// Stores a recipe as the newest version, unless it is the newest already.
+    pub async fn put_template(
+        &self,
+        caller: &Caller,
+        name: &str,
+        spec: api::TemplateSpec,
+    ) -> Result<api::Template, ServiceError> {
+        check_name("name", name)?;
+        let spec = convert::template_spec_in(spec)?;
+        spec.check()?;
+        let stored = self.base.store.put_template(&caller.tenant, name, &spec, self.base.world.now()).await?;
+        Ok(convert::template(stored))
+    }
+
+    /// One version of a template, or the newest.
+    pub async fn template(
+        &self,
+        caller: &Caller,
+        name: &str,
+        version: Option<i64>,
+    ) -> Result<api::Template, ServiceError> {
+        Ok(convert::template(self.base.store.template(&caller.tenant, name, version).await?))
+    }
+
+    /// The newest version of each.
+    pub async fn templates(&self, caller: &Caller) -> Result<api::TemplateList, ServiceError> {
+        let all = self.base.store.templates(&caller.tenant).await?;
+        Ok(api::TemplateList { items: all.into_iter().map(convert::template).collect() })
+    }
+
+    /// Every version of one, newest first.
+    pub async fn template_versions(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<api::TemplateList, ServiceError> {
+        let all = self.base.store.template_versions(&caller.tenant, name).await?;
+        if all.is_empty() {
+            return Err(ServiceError::NotFound(format!("template {name}")));
+        }
+        Ok(api::TemplateList { items: all.into_iter().map(convert::template).collect() })
+    }
+
+    /// Forgets a template with all its versions.
+    pub async fn delete_template(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
+        Ok(self.base.store.delete_template(&caller.tenant, name).await?)
+    }
+
+    /// References of the images that any tenant's templates name, as far as tenants have keys.
+    pub(super) async fn images_of_templates(&self) -> Result<Vec<String>, ServiceError> {
+        let keys = self.base.store.keys(None).await?;
+        let mut tenants: BTreeSet<String> = keys.into_iter().map(|key| key.tenant).collect();
+        tenants.insert(DEFAULT_TENANT.to_owned());
+        let mut images = BTreeSet::new();
+        for tenant in tenants {
+            let templates = self.base.store.templates(&tenant).await?;
+            images.extend(templates.into_iter().map(|template| template.spec.image));
+        }
+        Ok(images.into_iter().collect())
+    }
+}
