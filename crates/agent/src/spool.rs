@@ -13,6 +13,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use crate::app::random_hex;
 use crate::entries::{self, METADATA_PREFIX};
 
+/// How the names of incomplete uploads begin; they are nobody's business.
+pub const HIDDEN_PREFIX: &str = ".atoll-";
+
 /// An upload in progress. Dropping it leaves nothing behind.
 pub struct Spool {
     sink: Sink,
@@ -44,7 +47,7 @@ impl Spool {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base = rustix::fs::open(nearest_directory(&target)?, flags, Mode::empty())?;
-        let temporary = format!(".atoll-{}", random_hex());
+        let temporary = format!("{HIDDEN_PREFIX}{}", random_hex());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&base, &temporary, flags, Mode::from_raw_mode(0o644))?);
         let sink = if gzip { Sink::Gzip(Box::new(GzDecoder::new(file))) } else { Sink::Plain(file) };

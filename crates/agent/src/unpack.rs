@@ -14,7 +14,7 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::app::random_hex;
 use crate::entries;
-use crate::spool::nearest_directory;
+use crate::spool::{HIDDEN_PREFIX, nearest_directory};
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -50,7 +50,7 @@ impl Unpack {
             Ok(_) => return Err(io::Error::from(io::ErrorKind::NotADirectory).into()),
             Err(_) => nearest_directory(&target)?,
         };
-        let hidden = base.join(format!(".atoll-{}", random_hex()));
+        let hidden = base.join(format!("{HIDDEN_PREFIX}{}", random_hex()));
         fs::create_dir(&hidden)?;
         let root = rustix::fs::open(&hidden, DIRECTORY, Mode::empty()).map_err(io::Error::from)?;
         Ok(Self { hidden, root, target, done: false })

@@ -11,6 +11,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
 use crate::descriptor::watched;
+use crate::spool::HIDDEN_PREFIX;
 
 /// Events kept for a client that polls; older ones are dropped.
 const KEPT: usize = 4096;
@@ -42,6 +43,8 @@ pub struct Watch {
     /// Path below the root of each watched directory.
     directories: BTreeMap<i32, PathBuf>,
     pending: VecDeque<Change>,
+    /// The rename of a hidden upload whose other half is still to come.
+    upload: Option<u32>,
 }
 
 /// A watch that was set up, before it meets the event loop. Set up with the user's credentials.
@@ -100,6 +103,7 @@ impl Watch {
             recursive: prepared.recursive,
             directories: prepared.directories,
             pending: VecDeque::new(),
+            upload: None,
         })
     }
 
@@ -125,15 +129,24 @@ impl Watch {
         }
     }
 
-    fn take(&mut self, (watch, flags, name): RawEvent) {
+    fn take(&mut self, RawEvent { watch, flags, cookie, name }: RawEvent) {
         if flags.contains(ReadFlags::IGNORED) {
             self.directories.remove(&watch);
             return;
         }
         let (Some(directory), Some(name)) = (self.directories.get(&watch), name) else { return };
+        if name.starts_with(HIDDEN_PREFIX) {
+            self.upload = flags.contains(ReadFlags::MOVED_FROM).then_some(cookie);
+            return;
+        }
         let below = directory.join(name);
         let Some(kind) = kind(flags) else { return };
-        self.pending.push_back(Change { name: below.to_string_lossy().into_owned(), kind });
+        let change = |kind| Change { name: below.to_string_lossy().into_owned(), kind };
+        self.pending.push_back(change(kind));
+        if flags.contains(ReadFlags::MOVED_TO) && self.upload.take() == Some(cookie) {
+            // An upload that was put in its place: to everybody else the file was written.
+            self.pending.push_back(change(Kind::Write));
+        }
         if self.recursive && kind == Kind::Create && flags.contains(ReadFlags::ISDIR) {
             // It may be gone again, or the limit be reached; its content is then not seen.
             let _ = add(self.inotify.get_ref(), &self.root, &below, true, &mut self.directories);
@@ -141,7 +154,13 @@ impl Watch {
     }
 }
 
-type RawEvent = (i32, ReadFlags, Option<String>);
+struct RawEvent {
+    watch: i32,
+    flags: ReadFlags,
+    /// Joins the two halves of a rename.
+    cookie: u32,
+    name: Option<String>,
+}
 
 fn read(inotify: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Vec<RawEvent>> {
     let mut reader = inotify::Reader::new(inotify, buffer);
@@ -149,7 +168,7 @@ fn read(inotify: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Vec<Raw
     loop {
         let event = reader.next()?;
         let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
-        events.push((event.wd(), event.events(), name));
+        events.push(RawEvent { watch: event.wd(), flags: event.events(), cookie: event.cookie(), name });
         if reader.is_buffer_empty() {
             return Ok(events);
         }

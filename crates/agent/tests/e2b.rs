@@ -305,6 +305,14 @@ async fn changes_are_streamed_and_collected() {
     })
     .await;
     assert!(!polled.iter().any(|event| event.name.starts_with("sub/")), "it does not look below");
+    assert_eq!(agent.post(&format!("/files?path={}", agent.path("dir/up")), "x").await.0, 200);
+    let mut uploaded = Vec::new();
+    eventually("an upload is seen as a write", async || {
+        uploaded.extend(client.get_watcher_events(get.clone()).await.unwrap().into_owned().events);
+        has(&uploaded, "up", EventType::EVENT_TYPE_WRITE)
+    })
+    .await;
+    assert!(uploaded.iter().all(|event| event.name == "up"), "{uploaded:?}");
     let remove = RemoveWatcherRequest { watcher_id, ..Default::default() };
     client.remove_watcher(remove.clone()).await.unwrap();
     assert_eq!(client.remove_watcher(remove).await.unwrap_err().code, ErrorCode::NotFound);
