@@ -47,6 +47,7 @@ fn serve() -> Step<i32> {
         log: log_file(&launch.log).during("open the log")?,
         agent: mounts::agent(&launch.agent)?,
     };
+    mounts::enter_workplace(&launch.mount_point)?;
     let mut founded = Founded::fork(&launch, inherited)?;
     let started = founded.carry_through(&launch);
     if started.is_err() {

@@ -41,7 +41,7 @@ pub fn run(launch: &Launch, inherited: Inherited, mut report: PipeWriter, mut go
 fn settle(launch: &Launch, inherited: Inherited, going: &mut PipeReader) -> Step<Never> {
     rustix::process::setsid().during("start a session")?;
     rustix::system::sethostname(launch.hostname.as_bytes()).during("set the host name")?;
-    mounts::enter_root(launch)?;
+    mounts::enter_root()?;
     if launch.fresh {
         write_names(launch).during("write host name and name server")?;
     }

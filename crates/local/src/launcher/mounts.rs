@@ -14,7 +14,7 @@ use super::{
     raw::{self, During, Step, StepError, cstring},
 };
 
-const BENEATH: &str = "root";
+const ROOT: &str = "root";
 const NODES: [&CStr; 6] =
     [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom", c"/dev/tty"];
 const LINKS: [(&str, &str); 5] = [
@@ -57,17 +57,22 @@ pub fn agent(path: &Path) -> Step<OwnedFd> {
     Ok(tree)
 }
 
-/// Mounts the overlay at `mount_point`/root. Only the lower layers are mapped: overlayfs writes no upper that is.
-/// Names are short and relative, because all of them must fit into one page.
-pub fn overlay(launch: &Launch, userns: BorrowedFd<'_>) -> Step {
-    let point = cstring(&launch.mount_point)?;
+/// Mounts a small filesystem for the layers and the root, and goes there. What is forked from here finds both by relative
+/// names: the sandbox's uid may not enter the data directory.
+pub fn enter_workplace(mount_point: &Path) -> Step {
+    let point = cstring(mount_point)?;
     raw::mount(c"atoll", &point, c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, c"mode=0755,size=1m")
         .during("mount a place for the layers")?;
-    std::env::set_current_dir(&launch.mount_point).during("enter the place for the layers")?;
+    std::env::set_current_dir(mount_point).during("enter the place for the layers")?;
+    fs::create_dir(ROOT).during("make the place for the root")
+}
+
+/// Mounts the overlay at `root` in the workplace. Only the lower layers are mapped: overlayfs writes no upper that is.
+/// Names are short, because all of them must fit into one page.
+pub fn overlay(launch: &Launch, userns: BorrowedFd<'_>) -> Step {
     for (index, lower) in launch.lowers.iter().enumerate() {
         map_layer(lower, index, userns).during(format_args!("map the layer {}", lower.display()))?;
     }
-    fs::create_dir(BENEATH).during("make the place for the root")?;
     let names: Vec<String> = (0..launch.lowers.len()).map(|index| index.to_string()).collect();
     let (upper, work) = (launch.upper.display(), launch.work.display());
     let options = format!("lowerdir={},upperdir={upper},workdir={work}", names.join(":"));
@@ -87,12 +92,11 @@ fn map_layer(lower: &Path, index: usize, userns: BorrowedFd<'_>) -> Step {
 /// Makes the overlay the root of this process and fills in what programs expect. Everything after the pivot is resolved
 /// inside the new root, so that an image cannot lead a mount astray with a link; the old root stays below until /proc and
 /// /sys are there, because the kernel lets a user namespace mount those only while it sees them in full.
-pub fn enter_root(launch: &Launch) -> Step {
+pub fn enter_root() -> Step {
     let nodes = NODES.map(raw::clone_mount);
     let old_root = open_directory("/").during("open the old root")?;
-    let root = cstring(&launch.mount_point.join(BENEATH))?;
-    raw::mount(&root, &root, c"", libc::MS_BIND, c"").during("bind the new root")?;
-    std::env::set_current_dir(launch.mount_point.join(BENEATH)).during("enter the new root")?;
+    raw::mount(c"root", c"root", c"", libc::MS_BIND, c"").during("bind the new root")?;
+    std::env::set_current_dir(ROOT).during("enter the new root")?;
     raw::pivot_here().during("pivot the root")?;
     mount_kernel_filesystems()?;
     mount_devices(nodes)?;
