@@ -2,6 +2,7 @@
 //! host for what was left behind. It must not know how sandboxes are made: it sees the binary, the API and the kernel.
 
 pub mod cli;
+pub mod guest;
 pub mod host;
 pub mod http;
 pub mod place;
@@ -13,7 +14,11 @@ pub mod stats;
 pub use runner::{Run, Skip, story};
 pub use server::{Options, Server};
 
-use std::path::{Path, PathBuf};
+use anyhow::{Context, Result, ensure};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 /// Where short-lived directories of tests are made: a real file system, not memory.
 #[must_use]
@@ -33,7 +38,7 @@ pub fn cache() -> PathBuf {
 ///
 /// # Errors
 /// It was not built.
-pub fn binary() -> anyhow::Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("ATOLL_BIN") {
         return Ok(path.into());
     }
@@ -49,4 +54,11 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 pub fn unique(prefix: &str) -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{prefix}-{}-{}", std::process::id(), since.as_nanos())
+}
+
+/// Runs a tool that must succeed; what it complained of is the error.
+pub(crate) fn tool(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Directories for servers. The base image is expensive to make, so it is kept on a btrfs of the harness's own in the
 //! cache, and each server's directory begins with a snapshot of it. It must not know what a server does with them.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
@@ -11,7 +11,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-use crate::{cache, scratch};
+use crate::{cache, scratch, tool};
 
 /// Size of the file behind the harness's disk. It is sparse: only what is used takes room.
 const DISK: u64 = 64 << 30;
@@ -132,10 +132,4 @@ fn is_mount_point(path: &Path) -> Result<bool> {
 
 fn subvolume(action: &[&str], paths: &[&Path]) -> Result<()> {
     tool(Command::new("btrfs").arg("subvolume").args(action).args(paths))
-}
-
-fn tool(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
