@@ -40,7 +40,7 @@ with_mmdebstrap() {
     # It leaves /dev out with the devices in it; a sandbox needs the directory. One header is one block.
     tar --format=ustar --owner=0 --group=0 --numeric-owner -C "$build/skeleton" -cf - ./dev | head -c 512
     TMPDIR="$build/tmp" mmdebstrap --mode=root --variant=minbase --format=tar --skip=output/dev \
-        --include="$2" --setup-hook="'$build/build.sh' prepare \"\$1\"" \
+        --dpkgopt="$build/dpkg.cfg" --include="$2" --setup-hook="'$build/build.sh' prepare \"\$1\"" \
         --customize-hook="'$build/build.sh' finish \"\$1\"" "$1" - "$build/sources.list"
 }
 
@@ -48,7 +48,7 @@ with_debootstrap() {
     root="$build/root"
     debootstrap --variant=minbase --merged-usr ${keyring:+--keyring="$keyring"} "$1" "$root" "$(cat "$build/mirror")" >&2
     prepare "$root"
-    cp "$build/sources.list" "$root/etc/apt/sources.list"
+    sed "s#$build/keyrings/#/etc/apt/keyrings/#g" "$build/sources.list" > "$root/etc/apt/sources.list"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     # Until ca-certificates is installed inside: the certificates that apt trusts on this machine.
     if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
