@@ -115,7 +115,10 @@ fn look_inside(mounted: &Mounted) {
     let sources = mounted
         .sh("cat /etc/apt/sources.list; ls /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/auth.conf.d");
     assert!(sources.contains("deb ") && !sources.contains('@') && !sources.contains("build"), "{sources}");
-    assert_eq!(mounted.sh("find /var/lib/apt/lists /usr/share/man /var/cache/apt -type f ! -name lock | head -5"), "");
+    assert_eq!(
+        mounted.sh("find /var/lib/apt/lists /usr/share/man /var/cache/apt -type f ! -name lock | head -5"),
+        ""
+    );
     for file in ["etc/resolv.conf", "etc/hostname", "etc/machine-id", "etc/hosts"] {
         assert_eq!(
             std::fs::metadata(mounted.root().join(file)).unwrap().len(),
