@@ -4,6 +4,7 @@ use atoll_core::{store::Store, testing::store_contract};
 use futures::future::join_all;
 use std::{
     net::TcpListener,
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -15,7 +16,10 @@ use crate::{
 };
 
 async fn server() -> Option<Server> {
-    let server = Server::start().await;
+    or_skip(Server::start().await)
+}
+
+fn or_skip(server: Option<Server>) -> Option<Server> {
     if server.is_none() {
         skip("PostgreSQL is not installed (initdb is neither in /usr/lib/postgresql/*/bin nor in PATH)");
     }
@@ -110,6 +114,32 @@ async fn what_a_server_refuses_is_said_without_the_password() {
     let why = refusal(&url).await;
     assert!(why.contains("to schema 1: relation \"templates\" already exists"), "{why}");
     assert_eq!(refusal(&url).await, why);
+}
+
+#[tokio::test]
+async fn a_connection_is_encrypted_and_the_server_proves_itself() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skip("openssl is not installed, so there is no certificate for PostgreSQL");
+    }
+    let port = free_port();
+    let Some(server) = or_skip(Server::start_encrypted(port).await) else { return };
+    let url = |host: &str, more: &str| format!("postgres://atoll:{PASSWORD}@{host}:{port}/postgres?{more}");
+    let root = server.dir().join("certificate.pem").display().to_string();
+
+    open(&url("localhost", &format!("sslmode=verify-full&sslrootcert={root}"))).await.ping().await.unwrap();
+    open(&url("localhost", "sslmode=require")).await.ping().await.unwrap();
+    open(&url("localhost", "")).await.ping().await.unwrap();
+    let why = refusal(&url("localhost", "sslmode=verify-full")).await;
+    assert!(why.contains("UnknownIssuer"), "{why}");
+    let why = refusal(&url("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={root}"))).await;
+    assert!(why.contains("not valid for name"), "{why}");
+    let why = refusal(&url("localhost", "sslmode=disable")).await;
+    assert!(why.contains("no encryption") && !why.contains(PASSWORD), "{why}");
+}
+
+/// A port that nobody listens on just now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[tokio::test]

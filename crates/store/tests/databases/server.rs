@@ -16,16 +16,47 @@ use tempfile::TempDir;
 /// What must never be seen in an error.
 pub const PASSWORD: &str = "s3cret-of-the-server";
 
+/// Who may come how: over the socket by password, over the network only with TLS too.
+const HBA: &str = "local all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+
 pub struct Server {
     dir: TempDir,
     programs: PathBuf,
     owner: Option<(u32, u32)>,
+    /// Further settings of the server, as `name=value`.
+    settings: Vec<String>,
     postgres: Child,
 }
 
 impl Server {
     /// `None` where PostgreSQL is not installed.
     pub async fn start() -> Option<Self> {
+        Self::start_with(|_| vec!["listen_addresses=".into()]).await
+    }
+
+    /// One that also listens on a port of loopback, there only with TLS and with the certificate in `certificate.pem`.
+    pub async fn start_encrypted(port: u16) -> Option<Self> {
+        Self::start_with(|dir| {
+            make_certificate(dir);
+            fs::write(dir.join("hba"), HBA).unwrap();
+            let file = |name: &str| dir.join(name).display().to_string();
+            vec![
+                "listen_addresses=127.0.0.1".into(),
+                format!("port={port}"),
+                "ssl=on".into(),
+                format!("ssl_cert_file={}", file("certificate.pem")),
+                format!("ssl_key_file={}", file("key.pem")),
+                format!("hba_file={}", file("hba")),
+            ]
+        })
+        .await
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    async fn start_with(settings: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
         let programs = programs()?;
         let dir = tempfile::tempdir().unwrap();
         let owner = owner(dir.path());
@@ -33,15 +64,20 @@ impl Server {
             chown(dir.path(), Some(user), Some(group)).unwrap();
         }
         init(&programs, dir.path(), owner);
-        let postgres = serve(&programs, dir.path(), owner);
-        let server = Self { dir, programs, owner, postgres };
-        server.ready().await;
+        let settings = settings(dir.path());
+        if let (Some((user, group)), true) = (owner, dir.path().join("key.pem").exists()) {
+            chown(dir.path().join("key.pem"), Some(user), Some(group)).unwrap();
+        }
+        let postgres = serve(&programs, dir.path(), owner, &settings);
+        let mut server = Self { dir, programs, owner, settings, postgres };
+        assert!(server.is_ready().await, "{}", server.log());
         Some(server)
     }
 
     pub fn url(&self, password: &str, database: &str) -> String {
         let socket = self.dir.path().display().to_string().replace('/', "%2F");
-        format!("postgres://atoll:{password}@{socket}/{database}")
+        let port = self.settings.iter().find_map(|setting| setting.strip_prefix("port=")).unwrap_or("5432");
+        format!("postgres://atoll:{password}@{socket}:{port}/{database}")
     }
 
     /// Makes an empty database and gives its URL.
@@ -67,19 +103,11 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             // The killed server's own children may still be leaving, and the new one refuses to run beside them.
-            self.postgres = serve(&self.programs, self.dir.path(), self.owner);
+            self.postgres = serve(&self.programs, self.dir.path(), self.owner, &self.settings);
             if self.is_ready().await {
                 return;
             }
             assert!(Instant::now() < deadline, "{}", self.log());
-        }
-    }
-
-    async fn ready(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while PgConnection::connect(&self.url(PASSWORD, "postgres")).await.is_err() {
-            assert!(Instant::now() < deadline, "{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -157,10 +185,26 @@ fn init(programs: &Path, dir: &Path, owner: Option<(u32, u32)>) {
     assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
 }
 
-fn serve(programs: &Path, dir: &Path, owner: Option<(u32, u32)>) -> Child {
+/// Signed by itself, for localhost.
+fn make_certificate(dir: &Path) {
+    let mut openssl = Command::new("openssl");
+    openssl.current_dir(dir).args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=atoll-test".split(' '));
+    openssl.args([
+        "-keyout",
+        "key.pem",
+        "-out",
+        "certificate.pem",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    let made = openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+fn serve(programs: &Path, dir: &Path, owner: Option<(u32, u32)>, settings: &[String]) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = command(programs, "postgres", dir, owner);
     command.arg("-k").arg(dir);
-    command.args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100"]);
+    command.args(["-c", "fsync=off"]).args(settings.iter().flat_map(|setting| ["-c", setting.as_str()]));
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
