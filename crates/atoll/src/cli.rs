@@ -1,11 +1,12 @@
 //! The command line: what can be said, and nothing of what is then done.
 
 use atoll_client::api::NetworkMode;
+use atoll_core::quantity::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use crate::{failure, output::Format, values};
+use crate::{config, failure, output::Format, values};
 
 /// Sandboxes for users and AI agents, from one binary.
 #[derive(Debug, Parser)]
@@ -95,9 +96,23 @@ pub enum Command {
     #[command(subcommand)]
     Keys(Keys),
     /// Check the machine that sandboxes run on
-    Doctor,
+    Doctor(Doctor),
     /// Print the version of the server
     Version,
+    /// Serve sandboxes from this machine; needs root
+    #[command(after_help = SERVE_HELP)]
+    Serve(Box<Serve>),
+    /// Take everything of a data directory off this machine; needs root
+    Destroy {
+        /// Which data directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Print the description of the HTTP API: OpenAPI 3.1, as JSON
+    Openapi,
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -107,6 +122,10 @@ pub enum Command {
 
 const EXIT_CODES: &str = "Exit code: the program's; 128 + N when signal N ended it. 125: Atoll itself failed; 126: the \
                           program cannot be executed; 127: there is no such program.";
+
+const SERVE_HELP: &str = "The admin key is made at the first start, in admin.key in the data directory. Sandboxes run on \
+                          when the server ends, and the next one finds them. ATOLL_LOG chooses what is logged, e.g. \
+                          debug or atoll_local=debug.";
 
 const CP_HELP: &str = "One side is SANDBOX:PATH. Write ./a:b for a file on this machine whose name has a colon. A folder \
                        that exists takes things in under their own name; FOLDER/. is what is in FOLDER.";
@@ -462,6 +481,94 @@ pub enum Role {
     Member,
     /// Everything, for every tenant
     Admin,
+}
+
+/// `atoll doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Mend what can be mended without a choice: switches IPv4 forwarding on
+    #[arg(long)]
+    pub fix: bool,
+    /// Look at this machine and this data directory, without a server
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where images come from.
+    #[command(flatten)]
+    pub registries: Registries,
+}
+
+/// Where images come from.
+#[derive(Debug, Default, Args)]
+pub struct Registries {
+    /// Ask this address before a registry, docker.io when none is named
+    #[arg(long, value_name = "[REGISTRY=]URL")]
+    pub registry_mirror: Vec<String>,
+    /// Speak to this registry or mirror without TLS
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub registry_insecure: Vec<String>,
+    /// Trust these certificates (PEM) for registries, beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub registry_ca: Vec<PathBuf>,
+    /// Take credentials from this config.json, as `docker login` writes it
+    #[arg(long, value_name = "FILE")]
+    pub docker_config: Option<PathBuf>,
+}
+
+/// `atoll serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Where everything is kept
+    #[arg(long, default_value = config::DEFAULT_DATA, value_name = "DIR")]
+    pub data: PathBuf,
+    /// What is remembered besides: sqlite:PATH or postgres://... [default: atoll.db in the data directory]
+    #[arg(long, env = "ATOLL_DATABASE", hide_env_values = true, value_name = "URL")]
+    pub database: Option<String>,
+    /// Ask nobody for a key; on loopback only
+    #[arg(long)]
+    pub no_auth: bool,
+    /// Listen for other machines without TLS, because something in front encrypts
+    #[arg(long)]
+    pub insecure_listen: bool,
+    /// Certificate chain (PEM)
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Size of the disk for all sandboxes, when one must be made, e.g. 200Gi
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub disk_size: Option<Bytes>,
+    /// Let policies open private address ranges by name
+    #[arg(long)]
+    pub private_egress: bool,
+    /// Show /metrics without a key
+    #[arg(long)]
+    pub metrics_public: bool,
+    /// How to log
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Where images come from.
+    #[command(flatten)]
+    pub registries: Registries,
+}
+
+fn size(text: &str) -> Result<Bytes, String> {
+    Bytes::parse("size", text).map_err(|refused| refused.problem)
+}
+
+/// How the server logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines at a terminal, JSON elsewhere
+    #[default]
+    Auto,
+    /// Lines
+    Human,
+    /// JSON
+    Json,
 }
 
 impl Command {

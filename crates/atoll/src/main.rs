@@ -8,17 +8,22 @@ mod config;
 mod failure;
 mod output;
 mod places;
+mod serve;
 mod terminal;
 mod values;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use std::process::ExitCode;
+use tokio::runtime::Builder;
 
 use cli::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    // The driver's re-executed helpers are told apart here, before anything else.
+    // The driver's re-executed helpers are told apart before anything else, while there is one thread.
+    if let Some(code) = atoll_local::launcher::entry() {
+        return ExitCode::from(code);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -46,18 +51,23 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
+    let done = |()| ExitCode::SUCCESS;
     match cli.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);
+            output::print(&String::from_utf8_lossy(&script)).map(done)
         }
-        command => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|source| Failure::io("start the runtime", source))?;
-            let code = runtime.block_on(commands::run(cli.global, command));
-            // A thread may wait for input that never comes.
-            runtime.shutdown_background();
-            code
-        }
+        Command::Openapi => output::print(&atoll_server::openapi()).map(done),
+        Command::Serve(args) => block_on(Builder::new_multi_thread(), serve::serve(*args)).map(done),
+        command => block_on(Builder::new_current_thread(), commands::run(cli.global, command)),
     }
+}
+
+fn block_on<T>(mut builder: Builder, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = builder.enable_all().build().map_err(|source| Failure::io("start the runtime", source))?;
+    let result = runtime.block_on(work);
+    // A thread may wait for input that never comes.
+    runtime.shutdown_background();
+    result
 }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Write},
     time::Duration,
 };
 
@@ -28,6 +28,21 @@ pub enum Format {
 /// One line to standard error. When even that cannot be written there is nobody to tell.
 pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "atoll: {line}");
+}
+
+/// Asks the person at the terminal before something is done that cannot be undone.
+pub fn confirm(what: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Wrong(format!("this would {what}: add -f to do it without asking")));
+    }
+    let failed = |source| Failure::io("ask", source);
+    write!(io::stderr(), "This will {what}. Go on? [y/N] ").map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::Wrong("nothing was done".into())),
+    }
 }
 
 /// Text to standard output, as it is.
@@ -84,9 +99,9 @@ impl Format {
     }
 }
 
-/// Whether colours may be used on standard output.
-fn colours() -> bool {
-    io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Whether colours may be used there.
+pub fn colours_on(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -97,7 +112,7 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         false => ContentArrangement::Disabled,
     };
     table.set_content_arrangement(arrangement);
-    let coloured = colours();
+    let coloured = colours_on(&io::stdout());
     for row in rows {
         table.add_row(row.into_iter().map(|text| if coloured { paint(text) } else { Cell::new(text) }));
     }

@@ -60,9 +60,16 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Images(images) => images::images(context, images).await,
         Command::Templates(templates) => templates::templates(context, templates).await,
         Command::Keys(keys) => keys::keys(context, keys).await,
-        Command::Doctor => system::doctor(context).await,
+        Command::Doctor(doctor) => system::doctor(context, doctor).await,
+        Command::Destroy { data, force } => system::destroy(&data, force),
         Command::Version => system::version(context).await,
-        Command::Run(_) | Command::Exec(_) | Command::Shell(_) | Command::Completions { .. } => Ok(()),
+        // Done before it came to this.
+        Command::Run(_)
+        | Command::Exec(_)
+        | Command::Shell(_)
+        | Command::Serve(_)
+        | Command::Openapi
+        | Command::Completions { .. } => Ok(()),
     }
 }
 

@@ -3,13 +3,12 @@
 use atoll_client::{ListSandboxes, Sandbox, api::Sandbox as Info};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::{Context, resolve, tally};
 use crate::{
     cli::{Rm, Several},
     failure::Failure,
-    output::Format,
+    output::{self, Format},
     values,
 };
 
@@ -88,8 +87,8 @@ pub async fn rm(context: &Context, args: Rm) -> Result<(), Failure> {
     let mut written = args.sandboxes.clone();
     if args.all || !args.label.is_empty() {
         written = matching(context, &args).await?;
-        if !args.force {
-            confirm(written.len())?;
+        if !args.force && !written.is_empty() {
+            output::confirm(&format!("remove {} sandboxes with their files", written.len()))?;
         }
     }
     let outcomes = written.iter().map(|written| remove(context, written, args.force));
@@ -113,24 +112,5 @@ async fn remove(context: &Context, written: &str, force: bool) -> Result<Option<
         Err(error) if force && error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
         Ok(()) => Ok(Some(Removed { id: sandbox.id().into(), removed: true })),
-    }
-}
-
-fn confirm(count: usize) -> Result<(), Failure> {
-    if count == 0 {
-        return Ok(());
-    }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Wrong(format!(
-            "{count} sandboxes would be removed: add -f to do it without asking"
-        )));
-    }
-    let failed = |source| Failure::io("ask", source);
-    write!(io::stderr(), "Remove {count} sandboxes with their files? [y/N] ").map_err(failed)?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::Wrong("nothing was removed".into())),
     }
 }

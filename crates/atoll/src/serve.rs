@@ -1,0 +1,215 @@
+//! `serve`: puts driver, store and server together on this machine.
+
+mod admin_key;
+mod logging;
+
+use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig};
+use atoll_server::{RealWorld, ServerConfig, Tls, World};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    cli::{Registries, Serve},
+    failure::Failure,
+};
+
+/// The program inside each sandbox.
+static AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/atoll-agent"));
+
+/// `atoll serve`
+pub async fn serve(args: Serve) -> Result<(), Failure> {
+    may_listen(&args)?;
+    logging::begin(args.log_format);
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = ServerConfig {
+        no_auth: args.no_auth,
+        metrics_public: args.metrics_public,
+        tls: tls(&args)?,
+        ..ServerConfig::default()
+    };
+    let stop = asked_to_stop()?;
+    raise_descriptor_limit();
+    let listener = TcpListener::bind(args.listen).await.map_err(|source| occupied(args.listen, source))?;
+    let registries = registries(&args.registries)?;
+    let driver = LocalDriver::open(LocalConfig {
+        data: args.data.clone(),
+        agent: AGENT,
+        launcher: PathBuf::from("/proc/self/exe"),
+        disk: args.disk_size,
+        registries,
+        private_egress: args.private_egress,
+    });
+    let driver = driver.await.map_err(|error| Failure::Wrong(error.to_string()))?;
+    let world = RealWorld;
+    let store =
+        atoll_store::open(&database(&args)).await.map_err(|error| Failure::Wrong(error.to_string()))?;
+    if !args.no_auth {
+        admin_key::ensure(&args.data, &*store, &world).await?;
+    }
+    announce(&args, listener.local_addr().unwrap_or(args.listen));
+    let world: Arc<dyn World> = Arc::new(world);
+    let served = atoll_server::serve(config, listener, Arc::new(driver), store, world, stop).await;
+    served.map_err(|error| Failure::Wrong(error.to_string()))
+}
+
+/// SIGHUP is not among them: a server may outlive the terminal that it was started from.
+fn asked_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|source| Failure::io("listen for signals", source));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping; sandboxes run on");
+    })
+}
+
+/// Whoever can connect can try keys, and without TLS whoever is on the way can read them.
+fn may_listen(args: &Serve) -> Result<(), Failure> {
+    let refuse = |why: String| Err(Failure::Wrong(why));
+    let address = args.listen;
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    if args.no_auth {
+        return refuse(format!(
+            "--no-auth makes everybody admin who can connect, and {address} can be reached from other machines: listen \
+             on 127.0.0.1, or leave --no-auth out"
+        ));
+    }
+    if args.tls_cert.is_none() && !args.insecure_listen {
+        return refuse(format!(
+            "{address} can be reached from other machines, and without TLS keys and commands could be read on the way: \
+             give --tls-cert and --tls-key, or --insecure-listen when something in front encrypts"
+        ));
+    }
+    Ok(())
+}
+
+fn occupied(address: SocketAddr, source: io::Error) -> Failure {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => Failure::Wrong(format!(
+            "something listens on {address} already; choose another port with --listen"
+        )),
+        _ => Failure::io(format!("listen on {address}"), source),
+    }
+}
+
+fn tls(args: &Serve) -> Result<Option<Tls>, Failure> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let read = |path: &Path| fs::read(path).map_err(|source| Failure::file("read", path, source));
+    Ok(Some(Tls { certificate: read(certificate)?, key: read(key)? }))
+}
+
+fn database(args: &Serve) -> String {
+    args.database.clone().unwrap_or_else(|| format!("sqlite:{}", args.data.join("atoll.db").display()))
+}
+
+/// What the command line says about registries, for the driver.
+pub fn registries(args: &Registries) -> Result<RegistryConfig, Failure> {
+    let mut config = RegistryConfig {
+        insecure: args.registry_insecure.iter().cloned().collect(),
+        docker_config: args.docker_config.clone(),
+        extra_roots: args.registry_ca.clone(),
+        ..RegistryConfig::default()
+    };
+    for mirror in &args.registry_mirror {
+        let (registry, address) = mirror_of(mirror).map_err(Failure::Wrong)?;
+        config.mirrors.entry(registry).or_default().push(address);
+    }
+    Ok(config)
+}
+
+/// `[REGISTRY=]URL`; the registry that short names mean when none is named.
+fn mirror_of(text: &str) -> Result<(String, String), String> {
+    const DEFAULT_REGISTRY: &str = "docker.io";
+    let (registry, address) = match text.split_once('=') {
+        Some((registry, address)) if !registry.contains("://") => (registry, address),
+        _ => (DEFAULT_REGISTRY, text),
+    };
+    if registry.is_empty() || !(address.starts_with("https://") || address.starts_with("http://")) {
+        return Err(format!("{text:?} is no mirror; write https://HOST, or REGISTRY=https://HOST"));
+    }
+    Ok((registry.to_owned(), address.to_owned()))
+}
+
+/// Many sandboxes and many clients are many descriptors; what the system gives without asking is 1,024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+fn announce(args: &Serve, address: SocketAddr) {
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    let host = match address.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    let url = format!("{scheme}://{host}:{}", address.port());
+    if args.no_auth {
+        tracing::warn!("everybody on this machine is admin: --no-auth");
+    } else {
+        tracing::info!(key = %args.data.join(admin_key::FILE).display(), "the admin key is kept in a file");
+    }
+    tracing::info!(%url, data = %args.data.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn args(line: &[&str]) -> Serve {
+        match Cli::try_parse_from([&["atoll", "serve"], line].concat()).expect("a good line").command {
+            Command::Serve(serve) => *serve,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_with_tls_or_when_that_was_said() {
+        assert!(may_listen(&args(&[])).is_ok());
+        assert!(may_listen(&args(&["--listen", "[::1]:1", "--no-auth"])).is_ok());
+        let why = may_listen(&args(&["--listen", "0.0.0.0:1"])).unwrap_err().to_string();
+        assert!(why.contains("--tls-cert") && why.contains("--insecure-listen"), "{why}");
+        assert!(may_listen(&args(&["--listen", "0.0.0.0:1", "--insecure-listen"])).is_ok());
+        assert!(may_listen(&args(&["--listen", "0.0.0.0:1", "--tls-cert", "c", "--tls-key", "k"])).is_ok());
+        let why =
+            may_listen(&args(&["--listen", "0.0.0.0:1", "--insecure-listen", "--no-auth"])).unwrap_err();
+        assert!(why.to_string().contains("--no-auth"), "{why}");
+    }
+
+    #[test]
+    fn mirrors_belong_to_a_registry() {
+        let pair = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
+        assert_eq!(mirror_of("http://127.0.0.1:5000"), pair("docker.io", "http://127.0.0.1:5000"));
+        assert_eq!(mirror_of("ghcr.io=https://m/x=y"), pair("ghcr.io", "https://m/x=y"));
+        assert_eq!(mirror_of("https://m/x=y"), pair("docker.io", "https://m/x=y"));
+        assert!(mirror_of("m").is_err() && mirror_of("=https://m").is_err());
+    }
+
+    #[test]
+    fn the_database_is_in_the_data_directory_unless_it_is_elsewhere() {
+        assert_eq!(database(&args(&["--data", "/d"])), "sqlite:/d/atoll.db");
+        assert_eq!(database(&args(&["--database", "postgres://h/d"])), "postgres://h/d");
+    }
+
+    #[test]
+    fn the_agent_is_a_program() {
+        assert!(AGENT.starts_with(b"\x7fELF"));
+    }
+}

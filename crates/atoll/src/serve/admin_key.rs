@@ -1,0 +1,145 @@
+//! The admin key of a data directory: made at the first start, in a file that only its owner reads; the store knows its
+//! hash alone. The file is the truth: with another key in it, or none, the old key is revoked at the next start.
+
+use atoll_core::{
+    key::{ApiKey, DEFAULT_TENANT, Role, hash},
+    store::{Store, StoreError},
+};
+use atoll_server::{World, new_secret};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use crate::failure::Failure;
+
+/// Its name in the data directory.
+pub const FILE: &str = "admin.key";
+const OWNER_ONLY: u32 = 0o600;
+
+/// Makes sure that there is a key, and that it is the one that the store knows.
+pub async fn ensure(data: &Path, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
+    let path = data.join(FILE);
+    let failed = |source| Failure::file("keep the admin key in", &path, source);
+    let secret = match read(&path).map_err(failed)? {
+        Some(secret) => secret,
+        None => make(&path, world).map_err(failed)?,
+    };
+    settle(data, &secret, store, world).await
+}
+
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => {
+            Err(io::Error::other("it is empty; remove it to have a new key made"))
+        }
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Appears with its whole content or not at all.
+fn make(path: &Path, world: &dyn World) -> io::Result<String> {
+    let secret = new_secret(world)?;
+    let beside = path.with_extension("key.new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(&beside)?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()?;
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    rustix::fs::renameat_with(rustix::fs::CWD, &beside, rustix::fs::CWD, path, flags)?;
+    Ok(secret)
+}
+
+/// Several data directories may share a database: only this one's keys are touched.
+async fn settle(data: &Path, secret: &str, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
+    let failed = |error: StoreError| Failure::Wrong(error.to_string());
+    let (name, hashed) = (name(data), hash(secret));
+    let mut known = false;
+    for key in store.keys(None).await.map_err(failed)? {
+        if key.hash == hashed {
+            known = true;
+        } else if key.name == name && key.role == Role::Admin {
+            store.delete_key(&key.id).await.map_err(failed)?;
+        }
+    }
+    if known {
+        return Ok(());
+    }
+    let mut id = [0; 8];
+    world.fill(&mut id).map_err(|source| Failure::io("name the admin key", source))?;
+    let key = ApiKey {
+        id: format!("k{:016x}", u64::from_be_bytes(id)),
+        name,
+        tenant: DEFAULT_TENANT.into(),
+        role: Role::Admin,
+        hash: hashed,
+        created_at: world.now(),
+    };
+    store.put_key(&key).await.map_err(failed)
+}
+
+fn name(data: &Path) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let data = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
+    format!("{FILE} of {host}:{}", data.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_core::testing::FakeStore;
+    use atoll_server::RealWorld;
+    use std::os::unix::fs::PermissionsExt;
+
+    async fn started(data: &Path, store: &FakeStore) -> String {
+        ensure(data, store, &RealWorld).await.unwrap();
+        fs::read_to_string(data.join(FILE)).unwrap().trim().to_owned()
+    }
+
+    async fn hashes(store: &FakeStore) -> Vec<String> {
+        store.keys(None).await.unwrap().into_iter().map(|key| key.hash).collect()
+    }
+
+    #[tokio::test]
+    async fn is_made_once_for_its_owner_alone() {
+        let (data, store) = (tempfile::tempdir().unwrap(), FakeStore::default());
+        let secret = started(data.path(), &store).await;
+        let mode = fs::metadata(data.path().join(FILE)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode, secret.len()), (OWNER_ONLY, 44));
+        assert_eq!(started(data.path(), &store).await, secret);
+        assert_eq!(hashes(&store).await, [hash(&secret)]);
+        assert_eq!(fs::read_dir(data.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn another_key_in_the_file_revokes_the_old_one() {
+        let (data, store) = (tempfile::tempdir().unwrap(), FakeStore::default());
+        let other = tempfile::tempdir().unwrap();
+        let neighbour = started(other.path(), &store).await;
+        started(data.path(), &store).await;
+        fs::remove_file(data.path().join(FILE)).unwrap();
+        let second = started(data.path(), &store).await;
+        let known = hashes(&store).await;
+        assert!(known.len() == 2 && known.contains(&hash(&second)) && known.contains(&hash(&neighbour)));
+    }
+
+    #[tokio::test]
+    async fn a_start_that_died_half_way_is_finished() {
+        let (data, store) = (tempfile::tempdir().unwrap(), FakeStore::default());
+        fs::write(data.path().join("admin.key.new"), "half").unwrap();
+        let secret = started(data.path(), &store).await;
+        // The file was written, the store was not.
+        let empty = FakeStore::default();
+        assert_eq!(started(data.path(), &empty).await, secret);
+        assert_eq!(hashes(&empty).await, [hash(&secret)]);
+        fs::write(data.path().join(FILE), "").unwrap();
+        assert!(ensure(data.path(), &empty, &RealWorld).await.is_err());
+    }
+}
