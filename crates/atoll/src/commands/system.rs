@@ -1,7 +1,7 @@
 //! `doctor`, `version` and `destroy`: the server and its machine.
 
 use atoll_client::api::Check;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Context, word};
 use crate::{
@@ -77,7 +77,7 @@ pub async fn version(context: &Context) -> Result<(), Failure> {
 }
 
 /// `atoll destroy`
-pub fn destroy(data: &PathBuf, force: bool) -> Result<(), Failure> {
+pub fn destroy(data: &Path, force: bool) -> Result<(), Failure> {
     if !data.is_dir() {
         return Err(Failure::Wrong(format!("{} is no directory", data.display())));
     }

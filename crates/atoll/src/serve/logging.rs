@@ -20,6 +20,6 @@ pub fn begin(format: LogFormat) {
     // A second server in one process would be a mistake of the program, not a reason to stop.
     let _ = match human {
         true => log.with_ansi(crate::output::colours_on(&io::stderr())).with_target(false).try_init(),
-        false => log.json().flatten_event(true).try_init(),
+        false => log.json().flatten_event(true).with_span_list(false).try_init(),
     };
 }
