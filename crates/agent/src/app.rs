@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::now_ms;
 use crate::errors::ApiError;
+use crate::metrics::CpuMeter;
 use crate::paths;
 use crate::process::Process;
 use crate::table::{Sandbox, Table};
@@ -33,6 +34,7 @@ pub struct App {
     pub table: Arc<Table>,
     pub workers: Workers,
     pub watchers: Watchers,
+    pub cpu: CpuMeter,
     pub boot_id: String,
     pub started_at_ms: u64,
     /// Set once: the sandbox stops, with this much grace.
@@ -48,6 +50,7 @@ impl App {
             table: Table::new(sandbox),
             workers,
             watchers: Watchers::default(),
+            cpu: CpuMeter::default(),
             boot_id: random_hex(),
             started_at_ms: now_ms(),
             stopping: watch::Sender::new(None),

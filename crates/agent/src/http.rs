@@ -123,6 +123,7 @@ fn metrics_json(app: &App) -> serde_json::Value {
     serde_json::json!({
         "ts": now.timestamp_ms / 1000,
         "cpu_count": now.cpu_count,
+        "cpu_used_pct": app.cpu.percent(&now),
         "cpu_used_us": now.cpu_micros,
         "mem_total": now.memory_limit_bytes,
         "mem_used": now.memory_bytes,

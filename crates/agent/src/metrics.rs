@@ -1,6 +1,6 @@
 //! What the sandbox uses, as it can be seen from inside: the control group where it is mounted, else /proc.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use atoll_proto::init::AgentConfig;
 
@@ -36,6 +36,24 @@ pub fn measure(config: &AgentConfig) -> Metrics {
         disk_used_bytes,
         disk_total_bytes,
         pids: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Turns CPU time into a share of one CPU, from call to call.
+#[derive(Default)]
+pub struct CpuMeter(Mutex<Option<(u64, u64)>>);
+
+impl CpuMeter {
+    /// Percent of one CPU since the last call, 0 at the first.
+    pub fn percent(&self, now: &Metrics) -> f64 {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (then_ms, then_micros) = last.replace((now.timestamp_ms, now.cpu_micros)).unwrap_or_default();
+        let elapsed = now.timestamp_ms.saturating_sub(then_ms);
+        if then_ms == 0 || elapsed == 0 {
+            return 0.0;
+        }
+        let permille = now.cpu_micros.saturating_sub(then_micros) / elapsed;
+        f64::from(u32::try_from(permille).unwrap_or(u32::MAX)) / 10.0
     }
 }
 
@@ -107,6 +125,15 @@ mod tests {
         assert!(metrics.memory_bytes > 0 && metrics.cpu_micros > 0 && metrics.pids > 0, "{metrics:?}");
         assert!(metrics.disk_total_bytes >= metrics.disk_used_bytes && metrics.memory_limit_bytes > 0);
         assert!(metrics.cpu_count >= 1.0);
+    }
+
+    #[test]
+    fn cpu_time_becomes_a_share() {
+        let meter = CpuMeter::default();
+        let at = |timestamp_ms, cpu_micros| Metrics { timestamp_ms, cpu_micros, ..Metrics::default() };
+        assert_eq!(meter.percent(&at(1000, 500)).to_bits(), 0.0_f64.to_bits());
+        assert_eq!(meter.percent(&at(2000, 1_500_500)).to_bits(), 150.0_f64.to_bits());
+        assert_eq!(meter.percent(&at(2000, 1_600_000)).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]

@@ -51,12 +51,11 @@ impl Seen {
     fn take(&mut self, event: Option<ProcessEvent>) {
         match event.and_then(|event| event.event) {
             Some(Event::Start(start)) => self.pid = start.pid,
-            Some(Event::Data(data)) => match data.output {
-                Some(Output::Stdout(data) | Output::Pty(data)) => {
-                    self.text += std::str::from_utf8(&data).unwrap()
+            Some(Event::Data(data)) => {
+                if let Some(Output::Stdout(data) | Output::Pty(data)) = data.output {
+                    self.text += std::str::from_utf8(&data).unwrap();
                 }
-                _ => {}
-            },
+            }
             Some(Event::End(end)) => self.end = Some(*end),
             Some(Event::Keepalive(_)) | None => {}
         }
@@ -248,8 +247,12 @@ async fn files_are_described_made_moved_and_removed() {
     assert_eq!(remove("/../".into()).await.unwrap_err().code, ErrorCode::InvalidArgument);
 }
 
+fn has(seen: &[FilesystemEvent], name: &str, kind: EventType) -> bool {
+    seen.iter().any(|event| event.name == name && event.r#type == kind)
+}
+
 #[tokio::test]
-async fn changes_are_streamed_and_collected() {
+async fn changes_are_streamed() {
     let agent = Sandbox::start();
     std::fs::create_dir(agent.path("dir")).unwrap();
     let client = agent.filesystem().await;
@@ -260,16 +263,11 @@ async fn changes_are_streamed_and_collected() {
         ..Default::default()
     };
     let mut stream = client.watch_dir(request).await.unwrap();
-    let create = CreateWatcherRequest { path: agent.path("dir"), ..Default::default() };
-    let watcher_id = client.create_watcher(create).await.unwrap().into_owned().watcher_id;
     let first = stream.message().await.unwrap().unwrap().to_owned_message();
     assert!(matches!(first.event, Some(WatchEvent::Start(_))));
 
     std::fs::create_dir(agent.path("dir/sub")).unwrap();
     let mut seen: Vec<FilesystemEvent> = Vec::new();
-    let has = |seen: &[FilesystemEvent], name: &str, kind: EventType| {
-        seen.iter().any(|event| event.name == name && event.r#type == kind)
-    };
     let mut step = 0;
     loop {
         if step == 0 && has(&seen, "sub", EventType::EVENT_TYPE_CREATE) {
@@ -296,7 +294,18 @@ async fn changes_are_streamed_and_collected() {
             && has(&seen, "moved", EventType::EVENT_TYPE_CREATE)
     );
     assert_eq!(seen[0].entry.path, agent.path("dir/sub"));
+}
 
+#[tokio::test]
+async fn changes_are_collected() {
+    let agent = Sandbox::start();
+    std::fs::create_dir_all(agent.path("dir/sub")).unwrap();
+    let client = agent.filesystem().await;
+    let create = CreateWatcherRequest { path: agent.path("dir"), ..Default::default() };
+    let watcher_id = client.create_watcher(create).await.unwrap().into_owned().watcher_id;
+    std::fs::write(agent.path("dir/sub/file"), "x").unwrap();
+    std::fs::write(agent.path("dir/moved"), "x").unwrap();
+    std::fs::remove_file(agent.path("dir/moved")).unwrap();
     let get = GetWatcherEventsRequest { watcher_id: watcher_id.clone(), ..Default::default() };
     let mut polled = Vec::new();
     eventually("the watcher has seen it too", async || {

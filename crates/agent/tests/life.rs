@@ -83,6 +83,33 @@ async fn a_polite_sandbox_stops_at_once_and_a_stubborn_one_after_its_grace() {
     }
 }
 
+/// As in a sandbox: orphans of any depth are reaped, everything can be frozen, and a stop leaves nobody.
+#[tokio::test]
+async fn the_agent_is_a_good_first_process() {
+    let mut agent = Sandbox::first(&starting("trap '' TERM; while :; do sleep 0.05; done"));
+    assert_eq!(agent.sh("echo $PPID; ps -o comm= -p 1").await.text(), "1\natoll-agent\n");
+    let script = "(setsid sh -c 'sh -c \"sleep 0.1\" & sleep 0.1 & sleep 600' >/dev/null 2>&1 &)";
+    agent.sh(script).await;
+    eventually("orphans are reaped", async || {
+        let text = agent.sh("ps -e -o ppid=,stat=,comm=").await;
+        !text.text().contains(" Z") && text.text().lines().any(|line| line.contains("sleep"))
+    })
+    .await;
+    let client = agent.agent().await;
+    client.freeze(FreezeRequest::default()).await.unwrap();
+    let states = agent.sh("ps -e -o pid=,stat=,comm= | grep -v ' ps$\\| sh$\\| grep$\\|atoll-agent'").await;
+    assert!(states.text().lines().all(|line| line.contains(" T")), "{}", states.text());
+    client.thaw(ThawRequest::default()).await.unwrap();
+    client.shutdown(ShutdownRequest { grace_ms: Some(100), ..Default::default() }).await.unwrap();
+    let mut status = None;
+    eventually("the agent has ended", async || {
+        status = agent.child.try_wait().unwrap();
+        status.is_some()
+    })
+    .await;
+    assert!(status.unwrap().success());
+}
+
 #[tokio::test]
 async fn everything_can_be_frozen_and_thawed() {
     let agent = Sandbox::start();

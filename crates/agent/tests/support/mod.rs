@@ -68,7 +68,20 @@ impl Sandbox {
         Self::spawn(config, |_| {})
     }
 
+    /// The agent as the first process of its own namespaces.
+    pub fn first(config: &AgentConfig) -> Self {
+        let arguments =
+            ["--pid", "--mount", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_atoll-agent")];
+        let mut unshare = Command::new("unshare");
+        unshare.args(arguments);
+        Self::launch(unshare, config, |_| {})
+    }
+
     pub fn spawn(config: &AgentConfig, change: impl FnOnce(&mut Command)) -> Self {
+        Self::launch(Command::new(env!("CARGO_BIN_EXE_atoll-agent")), config, change)
+    }
+
+    fn launch(mut command: Command, config: &AgentConfig, change: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
         let mut config_file =
@@ -79,7 +92,6 @@ impl Sandbox {
         let log =
             File::options().read(true).write(true).create_new(true).open(dir.path().join("log")).unwrap();
         let fds = [(listener.as_raw_fd(), 3), (config_file.as_raw_fd(), 4), (log.as_raw_fd(), 5)];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll-agent"));
         command.args(["--listen-fd", "3", "--config-fd", "4", "--log-fd", "5"]).env_clear();
         // SAFETY: only dup2 and fcntl run between fork and exec.
         unsafe { command.pre_exec(move || pass(fds)) };
