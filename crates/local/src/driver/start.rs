@@ -78,11 +78,7 @@ impl Inner {
         entry: &Arc<Entry>,
         progress: &Progress,
     ) -> Result<Sandbox, DriverError> {
-        let brought = tokio::select! {
-            brought = self.try_bring_up(entry, progress) => brought,
-            () = entry.cancelled() => Err(conflict(entry, "it was deleted while it was being started")),
-        };
-        match brought {
+        match self.try_bring_up(entry, progress).await {
             Ok(identity) => {
                 let reason = Reason::new("ready", "its agent answers");
                 let moved = self.move_to(entry, Phase::Running, reason, |_| ()).await?;
@@ -117,7 +113,7 @@ impl Inner {
         entry: &Arc<Entry>,
         progress: &Progress,
     ) -> Result<Identity, DriverError> {
-        let base = self.base(entry, progress).await?;
+        let base = unless_deleted(entry, self.base(entry, progress)).await?;
         progress(CreateStep::Queued);
         let _turn = self.starting.acquire().await.map_err(internal)?;
         progress(CreateStep::Preparing);
@@ -130,7 +126,7 @@ impl Inner {
             record.populated = true;
         })
         .await?;
-        self.await_agent(entry, &identity).await?;
+        unless_deleted(entry, self.await_agent(entry, &identity)).await?;
         Ok(identity)
     }
 
@@ -229,6 +225,17 @@ impl Inner {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+}
+
+/// Gives up what may take long when the sandbox is to go. Not for the launch: what that has begun, it must end.
+async fn unless_deleted<T>(
+    entry: &Entry,
+    work: impl Future<Output = Result<T, DriverError>>,
+) -> Result<T, DriverError> {
+    tokio::select! {
+        done = work => done,
+        () = entry.cancelled() => Err(conflict(entry, "it was deleted while it was being started")),
     }
 }
 
