@@ -9,7 +9,10 @@ use atoll_core::{
 };
 
 use super::{Inner, LocalDriver};
-use crate::images::{Credentials, Image, ImageError, Percentage, PruneScope, PullEvent, PullOptions};
+use crate::images::{Credentials, Image, ImageError, Percentage, PruneScope, PullEvent, PullOptions, Recipe};
+
+/// The image that is made here from packages, so that the first sandbox needs no registry.
+const BASE: &str = "base";
 
 /// An image's failure in the words of the port.
 pub fn refused(error: ImageError) -> DriverError {
@@ -46,7 +49,11 @@ impl Inner {
             let mut overall = overall.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             percent(overall.update(&event));
         };
-        self.images.pull(reference, options, &progress).await.map_err(refused)
+        let had = match reference {
+            BASE => self.images.provision(&Recipe::base().map_err(refused)?, &progress).await,
+            _ => self.images.pull(reference, options, &progress).await,
+        };
+        had.map_err(refused)
     }
 
     fn users(&self) -> HashMap<String, usize> {
