@@ -61,7 +61,7 @@ pub async fn serve(
     let stopping = CancellationToken::new();
     let base = Base { config, driver, store, world, metrics: Metrics::new(), stopping: stopping.clone() };
     let services = Arc::new(Services::new(base));
-    services.clone().begin_background();
+    services.begin_background();
     let front = Front::new(&services, tls);
     tokio::select! {
         () = front.accept(&listener) => {}

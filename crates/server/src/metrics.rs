@@ -85,6 +85,10 @@ impl Metrics {
         self.create_seconds.observe(took.as_secs_f64());
     }
 
+    pub fn executed(&self, mode: &'static str) {
+        self.execs.get_or_create(&Mode { mode }).inc();
+    }
+
     pub fn driver_failed(&self, error: &DriverError) {
         let kind = match error {
             DriverError::NotFound(_) => "not_found",

@@ -1,12 +1,18 @@
 //! The native API over HTTP: handlers that read a request, call a service and write the answer. No rule lives here.
 
+mod archive;
 mod auth;
 mod docs;
 mod error;
+mod exec;
 mod extract;
+mod files;
+mod form;
 mod images;
+mod interactive;
 mod keys;
 mod logs;
+mod range;
 mod router;
 mod sandboxes;
 mod sse;

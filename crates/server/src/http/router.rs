@@ -17,7 +17,10 @@ use utoipa::openapi::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{auth, docs, error::plain, images, keys, logs, sandboxes, system, templates};
+use super::{
+    archive, auth, docs, error::plain, exec, files, form, images, interactive, keys, logs, sandboxes, system,
+    templates,
+};
 use crate::{services::Services, world};
 
 /// Longest request id that is taken over from a caller.
@@ -34,6 +37,17 @@ fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(sandboxes::resume))
         .routes(routes!(sandboxes::usage))
         .routes(routes!(logs::logs))
+        .routes(routes!(exec::exec))
+        .routes(routes!(interactive::interactive))
+        .routes(routes!(exec::processes))
+        .routes(routes!(exec::signal))
+        .routes(routes!(files::read, files::write, form::upload, files::remove))
+        .routes(routes!(files::stat))
+        .routes(routes!(files::list))
+        .routes(routes!(files::mkdir))
+        .routes(routes!(files::rename))
+        .routes(routes!(files::watch))
+        .routes(routes!(archive::read, archive::write))
         .routes(routes!(images::list, images::pull, images::remove))
         .routes(routes!(images::prune))
         .routes(routes!(templates::list))

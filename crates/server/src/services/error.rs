@@ -39,6 +39,15 @@ pub enum ServiceError {
     /// The store said no.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Something inside the sandbox is not there; the message names it.
+    #[error("{0}")]
+    Missing(String),
+    /// The user inside the sandbox may not do that.
+    #[error("{0}")]
+    Denied(String),
+    /// The sandbox has no room: disk, processes, descriptors.
+    #[error("{0}")]
+    SandboxFull(String),
     /// Nobody answers inside the sandbox.
     #[error("the agent of sandbox {id} does not answer: {problem}")]
     AgentSilent { id: String, problem: String },
@@ -84,6 +93,9 @@ impl ServiceError {
             Self::Busy { code, .. } => (Kind::Busy, code),
             Self::Driver(error) => classify_driver(error),
             Self::Store(error) => classify_store(error),
+            Self::Missing(_) => (Kind::NotFound, "not_found"),
+            Self::Denied(_) => (Kind::Forbidden, "permission_denied"),
+            Self::SandboxFull(_) => (Kind::NoRoom, "sandbox_full"),
             Self::AgentSilent { .. } => (Kind::BadGateway, "agent_unreachable"),
             Self::Internal(_) => (Kind::Internal, "internal"),
         }

@@ -2,15 +2,19 @@
 //! A service must not know of requests, headers or status codes.
 
 pub mod access;
+pub mod agent;
 pub mod convert;
 pub mod creation;
 pub mod error;
+pub mod exec;
+pub mod files;
 pub mod idempotency;
 pub mod images;
 pub mod keys;
 pub mod sandboxes;
 pub mod system;
 pub mod templates;
+pub mod text;
 
 use atoll_core::{driver::Driver, store::Store};
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::ServerConfig, metrics::Metrics, world::World};
 use access::Access;
+use agent::Agents;
 use creation::Creations;
 
 /// What every service stands on.
@@ -35,6 +40,7 @@ pub struct Base {
 pub struct Services {
     pub base: Arc<Base>,
     pub access: Access,
+    pub agents: Arc<Agents>,
     pub creations: Arc<Creations>,
     /// When this server began: what was promised before may have been left undone.
     pub started_at: jiff::Timestamp,
@@ -45,15 +51,20 @@ impl Services {
         let started_at = base.world.now();
         let base = Arc::new(base);
         let access = Access::new(base.clone());
+        let agents = Arc::new(Agents::new(base.clone()));
         let creations = Arc::new(Creations::new(base.clone()));
-        Self { base, access, creations, started_at }
+        Self { base, access, agents, creations, started_at }
     }
 }
 
 impl Services {
     /// Begins what goes on for as long as the server runs.
-    pub fn begin_background(self: Arc<Self>) {
+    pub fn begin_background(&self) {
         let base = self.base.clone();
         tokio::spawn(async move { base.sweep_promises().await });
+        let agents = self.agents.clone();
+        tokio::spawn(async move { agents.close_idle().await });
+        let agents = self.agents.clone();
+        tokio::spawn(async move { agents.follow_phases().await });
     }
 }
