@@ -275,9 +275,9 @@ async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Serv
     let body: serde_json::Value = serde_json::from_slice(&whole(answer).await).unwrap_or_default();
     let text = |name: &str| body.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let code = serde_json::from_value::<ErrorCode>(body.get("error_code").cloned().unwrap_or_default());
-    said(code.unwrap_or(ErrorCode::Internal), text("message"))
-        .or_else(|message| Err(ServiceError::Internal(format!("the agent answered {status}: {message}"))))
-        .and_then(Err)
+    let refused = said(code.unwrap_or(ErrorCode::Internal), text("message"));
+    let broken = |message| ServiceError::Internal(format!("the agent answered {status}: {message}"));
+    Err(refused.unwrap_or_else(broken))
 }
 
 async fn whole(answer: Response<Incoming>) -> Bytes {

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(missing_docs, reason = "helpers of tests")]
 
+pub mod agent;
+
 use atoll_core::{
     key::{ApiKey, Role, hash},
     store::Store,
@@ -53,7 +55,7 @@ pub async fn start_with(config: ServerConfig, driver: FakeDriver) -> Running {
 
 pub async fn restart_with(config: ServerConfig, driver: Arc<FakeDriver>, store: Arc<FakeStore>) -> Running {
     // Another test of this process may have been first.
-    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
