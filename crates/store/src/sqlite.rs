@@ -1,13 +1,19 @@
 //! Opens a SQLite file: private to its owner, one writing connection, a few that read.
 
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    io::Errno,
+};
 use sqlx::{
-    Row as _, Sqlite, SqliteConnection, raw_sql,
+    Row as _, Sqlite, SqliteConnection, SqlitePool, raw_sql,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{
-    fs::Permissions,
+    fs::{self, Permissions},
+    io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -22,11 +28,11 @@ const READERS: u32 = 4;
 pub(crate) async fn open(path: &str) -> Result<Db, OpenError> {
     // `sqlite:///PATH` is common; a path of ours does not begin with two slashes.
     let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-    make_private(&path).await.map_err(|source| OpenError::File { path: path.clone(), source })?;
+    make_private(&path).map_err(|source| OpenError::File { path: path.clone(), source })?;
     let target = path.display().to_string();
     let options = options(&path);
     let failed = |error| connect_failure(&target, &error);
-    let writer = pool(1).connect_with(options.clone()).await.map_err(failed)?;
+    let writer = connect(&options).await.map_err(failed)?;
     let mut connection = writer.acquire().await.map_err(failed)?;
     check(&mut connection, &target).await?;
     let migrated = migrate::<Sqlite>(&mut connection, &SQLITE, &target).await;
@@ -59,12 +65,35 @@ fn pool(size: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
 }
 
+/// The one connection that writes. Turning a new file's log on is refused at once while another program does the same,
+/// whatever the time-out, so it is tried again.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let connected = pool(1).connect_with(options.clone()).await;
+        match connected {
+            Err(error) if result_code(&error) == Some(BUSY) && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Makes the file, if it is not there, and closes it to all but its owner. SQLite gives its companions the same mode.
-async fn make_private(path: &Path) -> std::io::Result<()> {
-    let mut how = tokio::fs::OpenOptions::new();
-    let file = how.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).await?;
-    if file.metadata().await?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600)).await?;
+/// The file is never opened here: closing it would drop the locks that SQLite holds on it in this process.
+fn make_private(path: &Path) -> io::Result<()> {
+    let owner_only = Mode::RUSR | Mode::WUSR;
+    match mknodat(CWD, path, FileType::RegularFile, owner_only, 0) {
+        Err(Errno::EXIST) => {}
+        made => return Ok(made?),
+    }
+    let found = fs::metadata(path)?;
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(owner_only.bits()))?;
     }
     Ok(())
 }
@@ -80,15 +109,21 @@ async fn check(connection: &mut SqliteConnection, target: &str) -> Result<(), Op
     Err(OpenError::Damaged { target: target.to_owned(), problem: verdict })
 }
 
+const BUSY: i32 = 5;
+const CORRUPT: i32 = 11;
+const NOT_A_DATABASE: i32 = 26;
+
+/// SQLite's result code, without the details that it adds in the higher bits.
+fn result_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
 /// Tells damage from what an owner can mend without losing data.
 fn connect_failure(target: &str, error: &sqlx::Error) -> OpenError {
-    /// SQLITE_CORRUPT and SQLITE_NOTADB.
-    const DAMAGE: [&str; 2] = ["11", "26"];
-    let target = target.to_owned();
-    let code = error.as_database_error().and_then(|answer| answer.code());
-    let problem = problem(error);
-    if code.is_some_and(|code| DAMAGE.contains(&code.as_ref())) {
-        return OpenError::Damaged { target, problem };
+    let (target, problem) = (target.to_owned(), problem(error));
+    match result_code(error) {
+        Some(CORRUPT | NOT_A_DATABASE) => OpenError::Damaged { target, problem },
+        _ => OpenError::Connect { target, problem },
     }
-    OpenError::Connect { target, problem }
 }

@@ -188,7 +188,9 @@ fn init(programs: &Path, dir: &Path, owner: Option<(u32, u32)>) {
 /// Signed by itself, for localhost.
 fn make_certificate(dir: &Path) {
     let mut openssl = Command::new("openssl");
-    openssl.current_dir(dir).args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=atoll-test".split(' '));
+    openssl
+        .current_dir(dir)
+        .args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=atoll-test".split(' '));
     openssl.args([
         "-keyout",
         "key.pem",

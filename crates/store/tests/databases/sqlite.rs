@@ -104,12 +104,14 @@ async fn the_files_are_their_owners_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_open_a_new_file_at_once() {
-    let file = file();
-    let stores = join_all((0..16).map(|_| open(&file.url))).await;
-    for (n, store) in stores.iter().enumerate() {
-        store.put_key(&key(&n.to_string())).await.unwrap();
+    for _ in 0..10 {
+        let file = file();
+        let stores = join_all((0..8).map(|_| open(&file.url))).await;
+        for (n, store) in stores.iter().enumerate() {
+            store.put_key(&key(&n.to_string())).await.unwrap();
+        }
+        assert_eq!(stores[0].keys(None).await.unwrap().len(), 8);
     }
-    assert_eq!(stores[0].keys(None).await.unwrap().len(), 16);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +206,7 @@ async fn a_path_that_cannot_be_says_so() {
     let why = refusal(&format!("sqlite:{dir}/missing/atoll.db")).await;
     assert!(why.contains("missing/atoll.db: No such file"), "{why}");
     let why = refusal(&format!("sqlite:{dir}")).await;
-    assert!(why.contains("Is a directory"), "{why}");
+    assert!(why.contains("is a directory"), "{why}");
     let why = refusal("sqlite:").await;
     assert!(why.contains("No such file"), "{why}");
 }
