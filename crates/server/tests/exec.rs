@@ -1,5 +1,7 @@
 //! Commands over HTTP, end to end against the real agent.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use atoll_server::{Limits, ServerConfig};

@@ -1,5 +1,7 @@
 //! Files, archives and forms over HTTP, end to end against the real agent.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use atoll_server::ServerConfig;

@@ -1,5 +1,7 @@
 //! Commands with input over a WebSocket, end to end against the real agent.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use atoll_server::ServerConfig;

@@ -1,5 +1,7 @@
 //! Sandboxes over HTTP: created in each way, listed, changed, deleted, refused.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use atoll_core::{driver::DriverError, testing::FakeDriver};

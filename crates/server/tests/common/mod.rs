@@ -1,5 +1,6 @@
 //! A real server on a free port of this machine, on a driver and a store in memory, and a client to talk to it.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(missing_docs, reason = "helpers of tests")]
 
