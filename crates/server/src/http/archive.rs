@@ -18,7 +18,7 @@ use super::{
 use crate::services::{Services, access::Caller, files::Shape};
 
 /// Reads a directory as a tar archive. An archive without its end is one that broke off.
-#[utoipa::path(get, path = "/sandboxes/{id}/archive", tag = "files",
+#[utoipa::path(get, path = "/sandboxes/{id}/archive", operation_id = "read_archive", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "The directory"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
@@ -34,7 +34,7 @@ pub async fn read(
 }
 
 /// Unpacks a tar archive into a directory, which is made. Nothing of a broken one is left.
-#[utoipa::path(put, path = "/sandboxes/{id}/archive", tag = "files",
+#[utoipa::path(put, path = "/sandboxes/{id}/archive", operation_id = "write_archive", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "The directory"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),

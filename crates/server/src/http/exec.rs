@@ -25,7 +25,7 @@ use crate::services::{
 /// Runs a command. The answer comes at its end, with all it wrote; with `Accept: text/event-stream` as a stream of
 /// `ExecEvent`; with `detached` at its start. A command that is not detached is killed, with its whole process group,
 /// when the caller leaves. As in a shell, exit code 127 says that the program was not found, 126 that it cannot be run.
-#[utoipa::path(post, path = "/sandboxes/{id}/exec", tag = "commands", request_body = ExecRequest,
+#[utoipa::path(post, path = "/sandboxes/{id}/exec", operation_id = "exec", tag = "commands", request_body = ExecRequest,
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = ExecResponse), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody), (status = 502, body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -103,7 +103,7 @@ impl Telling {
 }
 
 /// Lists the commands that run.
-#[utoipa::path(get, path = "/sandboxes/{id}/processes", tag = "commands",
+#[utoipa::path(get, path = "/sandboxes/{id}/processes", operation_id = "list_processes", tag = "commands",
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = ProcessList), (status = 404, body = ErrorBody)))]
 pub async fn processes(
@@ -115,7 +115,7 @@ pub async fn processes(
 }
 
 /// Sends a signal, 15 (SIGTERM) when none is named, to the process group of a command.
-#[utoipa::path(delete, path = "/sandboxes/{id}/processes/{pid}", tag = "commands",
+#[utoipa::path(delete, path = "/sandboxes/{id}/processes/{pid}", operation_id = "signal_process", tag = "commands",
     params(("id" = String, Path, description = "Id of the sandbox"), ("pid" = u32, Path, description = "Process id"),
         ("signal" = Option<i32>, Query, description = "Number of the signal")),
     responses((status = 204), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]

@@ -40,7 +40,7 @@ pub(super) fn place(query: &Query) -> Result<Place, ServiceError> {
 }
 
 /// Reads a file. A single `Range` of bytes is served.
-#[utoipa::path(get, path = "/sandboxes/{id}/files", tag = "files",
+#[utoipa::path(get, path = "/sandboxes/{id}/files", operation_id = "read_file", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "Path; a relative one is below the user's home"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
@@ -122,7 +122,7 @@ fn partial(body: Incoming, from: u64, length: u64, size: u64) -> Response {
 }
 
 /// Writes a file; the body is its content. Parents are made. The file is seen when it is complete.
-#[utoipa::path(put, path = "/sandboxes/{id}/files", tag = "files",
+#[utoipa::path(put, path = "/sandboxes/{id}/files", operation_id = "write_file", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "Path; a relative one is below the user's home"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
@@ -180,7 +180,7 @@ impl SharedBody {
 }
 
 /// Removes a file, or a directory with everything below it.
-#[utoipa::path(delete, path = "/sandboxes/{id}/files", tag = "files",
+#[utoipa::path(delete, path = "/sandboxes/{id}/files", operation_id = "remove_file", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"), ("path" = String, Query, description = "Path"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
     responses((status = 204), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
@@ -195,7 +195,7 @@ pub async fn remove(
 }
 
 /// Says what is at a path.
-#[utoipa::path(get, path = "/sandboxes/{id}/files/stat", tag = "files",
+#[utoipa::path(get, path = "/sandboxes/{id}/files/stat", operation_id = "stat_file", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"), ("path" = String, Query, description = "Path"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
     responses((status = 200, body = FileInfo), (status = 404, body = ErrorBody)))]
@@ -209,7 +209,7 @@ pub async fn stat(
 }
 
 /// Lists what is below a directory.
-#[utoipa::path(get, path = "/sandboxes/{id}/files/list", tag = "files",
+#[utoipa::path(get, path = "/sandboxes/{id}/files/list", operation_id = "list_files", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"), ("path" = String, Query, description = "Path"),
         ("depth" = Option<u32>, Query, description = "How far down; 1 when absent"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
@@ -225,7 +225,7 @@ pub async fn list(
 }
 
 /// Makes a directory with its parents.
-#[utoipa::path(post, path = "/sandboxes/{id}/files/mkdir", tag = "files",
+#[utoipa::path(post, path = "/sandboxes/{id}/files/mkdir", operation_id = "make_directory", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"), ("path" = String, Query, description = "Path"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),
     responses((status = 201, body = FileInfo), (status = 403, body = ErrorBody), (status = 409, body = ErrorBody)))]
@@ -239,7 +239,7 @@ pub async fn mkdir(
 }
 
 /// Renames a file or directory.
-#[utoipa::path(post, path = "/sandboxes/{id}/files/move", tag = "files", request_body = MoveFile,
+#[utoipa::path(post, path = "/sandboxes/{id}/files/move", operation_id = "move_file", tag = "files", request_body = MoveFile,
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = FileInfo), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn rename(
@@ -252,7 +252,7 @@ pub async fn rename(
 }
 
 /// Tells changes in a directory as events, from now on.
-#[utoipa::path(get, path = "/sandboxes/{id}/files/watch", tag = "files",
+#[utoipa::path(get, path = "/sandboxes/{id}/files/watch", operation_id = "watch_files", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"), ("path" = String, Query, description = "Path"),
         ("recursive" = Option<bool>, Query, description = "Also in directories below"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),

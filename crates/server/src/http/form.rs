@@ -28,7 +28,7 @@ const TEXT: usize = 8 << 10;
 
 /// Writes a file that comes as the part `file` of a form; the part or query `path` says where to. A path that ends with
 /// `/` is a directory.
-#[utoipa::path(post, path = "/sandboxes/{id}/files", tag = "files",
+#[utoipa::path(post, path = "/sandboxes/{id}/files", operation_id = "upload_form", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = Option<String>, Query, description = "Path, when the form has none"),
         ("user" = Option<String>, Query, description = "As whom; the sandbox's default user when absent")),

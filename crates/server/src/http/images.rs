@@ -18,13 +18,13 @@ use super::{
 use crate::services::{Services, access::Caller};
 
 /// Lists the images that sandboxes can start from without waiting.
-#[utoipa::path(get, path = "/images", tag = "images", responses((status = 200, body = ImageList)))]
+#[utoipa::path(get, path = "/images", operation_id = "list_images", tag = "images", responses((status = 200, body = ImageList)))]
 pub async fn list(State(services): State<Arc<Services>>, _: Caller) -> Answer<Json<ImageList>> {
     Ok(Json(services.images().await?))
 }
 
 /// Fetches an image, or refreshes it. With `Accept: text/event-stream` the answer is a stream of `PullEvent`.
-#[utoipa::path(post, path = "/images", tag = "images", request_body = PullImage,
+#[utoipa::path(post, path = "/images", operation_id = "pull_image", tag = "images", request_body = PullImage,
     responses((status = 201, body = Image), (status = 200, body = PullEvent, content_type = "text/event-stream"),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 502, body = ErrorBody)))]
 pub async fn pull(
@@ -42,7 +42,7 @@ pub async fn pull(
 }
 
 /// Forgets an image. One that a sandbox uses is refused.
-#[utoipa::path(delete, path = "/images", tag = "images",
+#[utoipa::path(delete, path = "/images", operation_id = "remove_image", tag = "images",
     params(("reference" = String, Query, description = "The name it was pulled by")),
     responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub async fn remove(
@@ -55,7 +55,7 @@ pub async fn remove(
 }
 
 /// Removes every image that neither a sandbox nor a template uses.
-#[utoipa::path(post, path = "/images/prune", tag = "images", responses((status = 200, body = Pruned)))]
+#[utoipa::path(post, path = "/images/prune", operation_id = "prune_images", tag = "images", responses((status = 200, body = Pruned)))]
 pub async fn prune(State(services): State<Arc<Services>>, caller: Caller) -> Answer<Json<Pruned>> {
     Ok(Json(services.prune_images(&caller).await?))
 }

@@ -33,7 +33,7 @@ const LARGEST: usize = 16 << 20;
 
 /// Runs a command with input and, with `tty`, a terminal. A WebSocket; see `InteractiveMessage` for what is said. The
 /// command is killed when the connection is lost.
-#[utoipa::path(get, path = "/sandboxes/{id}/exec/interactive", tag = "commands",
+#[utoipa::path(get, path = "/sandboxes/{id}/exec/interactive", operation_id = "exec_interactive", tag = "commands",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("command" = Option<Vec<String>>, Query, description = "Program and arguments, one each; a single one is split \
             at white space. When absent, the first message says what to run"),

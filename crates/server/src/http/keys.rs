@@ -12,13 +12,13 @@ use super::{error::Answer, extract::JsonBody};
 use crate::services::{Services, access::Caller};
 
 /// Lists keys: every one for an admin, the tenant's own for a member.
-#[utoipa::path(get, path = "/keys", tag = "keys", responses((status = 200, body = KeyList)))]
+#[utoipa::path(get, path = "/keys", operation_id = "list_keys", tag = "keys", responses((status = 200, body = KeyList)))]
 pub async fn list(State(services): State<Arc<Services>>, caller: Caller) -> Answer<Json<KeyList>> {
     Ok(Json(services.keys(&caller).await?))
 }
 
 /// Makes a key. The secret is in this answer only.
-#[utoipa::path(post, path = "/keys", tag = "keys", request_body = CreateKey,
+#[utoipa::path(post, path = "/keys", operation_id = "create_key", tag = "keys", request_body = CreateKey,
     responses((status = 201, body = Key), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody)))]
 pub async fn create(
     State(services): State<Arc<Services>>,
@@ -29,7 +29,7 @@ pub async fn create(
 }
 
 /// Revokes a key: the next request with it is refused.
-#[utoipa::path(delete, path = "/keys/{id}", tag = "keys", params(("id" = String, Path, description = "Id of the key")),
+#[utoipa::path(delete, path = "/keys/{id}", operation_id = "delete_key", tag = "keys", params(("id" = String, Path, description = "Id of the key")),
     responses((status = 204), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn delete(
     State(services): State<Arc<Services>>,

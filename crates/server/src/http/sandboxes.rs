@@ -29,7 +29,7 @@ use crate::services::{
 
 /// Makes a sandbox from an image or a template. The answer comes when it can be used; with `wait=false` at once, to be
 /// polled; with `Accept: text/event-stream` as a stream of `CreateEvent`. Whoever leaves does not stop the creation.
-#[utoipa::path(post, path = "/sandboxes", tag = "sandboxes", request_body = CreateSandbox,
+#[utoipa::path(post, path = "/sandboxes", operation_id = "create_sandbox", tag = "sandboxes", request_body = CreateSandbox,
     params(("wait" = Option<bool>, Query, description = "`false`: answer 202 at once, with phase `creating`"),
         ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with the same key and body \
             gives the same sandbox, for 24 hours")),
@@ -117,7 +117,7 @@ fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
 }
 
 /// Lists sandboxes, newest first. One that still waits for its turn to be made is not listed yet.
-#[utoipa::path(get, path = "/sandboxes", tag = "sandboxes",
+#[utoipa::path(get, path = "/sandboxes", operation_id = "list_sandboxes", tag = "sandboxes",
     params(("limit" = Option<usize>, Query, description = "Items of a page: 1 to 1000, 100 when absent"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
         ("label" = Option<Vec<String>>, Query, description = "`key=value`; each that is given must match"),
@@ -152,7 +152,7 @@ fn list_query(query: &Query) -> Result<ListQuery, ServiceError> {
 }
 
 /// Gets a sandbox.
-#[utoipa::path(get, path = "/sandboxes/{id}", tag = "sandboxes",
+#[utoipa::path(get, path = "/sandboxes/{id}", operation_id = "get_sandbox", tag = "sandboxes",
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = Sandbox), (status = 404, body = ErrorBody)))]
 pub async fn get(
@@ -164,7 +164,7 @@ pub async fn get(
 }
 
 /// Changes the deadline or the network of a sandbox.
-#[utoipa::path(patch, path = "/sandboxes/{id}", tag = "sandboxes", request_body = UpdateSandbox,
+#[utoipa::path(patch, path = "/sandboxes/{id}", operation_id = "update_sandbox", tag = "sandboxes", request_body = UpdateSandbox,
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = Sandbox), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn update(
@@ -177,7 +177,7 @@ pub async fn update(
 }
 
 /// Takes a sandbox down with its files. The answer comes when that is recorded.
-#[utoipa::path(delete, path = "/sandboxes/{id}", tag = "sandboxes",
+#[utoipa::path(delete, path = "/sandboxes/{id}", operation_id = "delete_sandbox", tag = "sandboxes",
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 204), (status = 404, body = ErrorBody)))]
 pub async fn delete(
@@ -190,7 +190,7 @@ pub async fn delete(
 }
 
 /// What a sandbox uses now.
-#[utoipa::path(get, path = "/sandboxes/{id}/usage", tag = "sandboxes",
+#[utoipa::path(get, path = "/sandboxes/{id}/usage", operation_id = "get_usage", tag = "sandboxes",
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = Usage), (status = 404, body = ErrorBody)))]
 pub async fn usage(
@@ -203,9 +203,9 @@ pub async fn usage(
 
 /// A route that moves a sandbox to another phase.
 macro_rules! move_route {
-    ($name:ident, $path:literal, $change:expr, $text:literal) => {
+    ($name:ident, $path:literal, $id:literal, $change:expr, $text:literal) => {
         #[doc = $text]
-        #[utoipa::path(post, path = $path, tag = "sandboxes",
+        #[utoipa::path(post, path = $path, operation_id = $id, tag = "sandboxes",
                             params(("id" = String, Path, description = "Id of the sandbox")),
                             responses((status = 200, body = Sandbox), (status = 404, body = ErrorBody),
                                 (status = 409, body = ErrorBody)))]
@@ -219,8 +219,32 @@ macro_rules! move_route {
     };
 }
 
-move_route!(start, "/sandboxes/{id}/start", Move::Start, "Starts a stopped or failed sandbox on its files.");
-move_route!(stop, "/sandboxes/{id}/stop", Move::Stop, "Ends the processes of a sandbox and keeps its files.");
-move_route!(restart, "/sandboxes/{id}/restart", Move::Restart, "Stops a sandbox and starts it on its files.");
-move_route!(pause, "/sandboxes/{id}/pause", Move::Pause, "Freezes a sandbox: memory and processes are kept.");
-move_route!(resume, "/sandboxes/{id}/resume", Move::Resume, "Lets a frozen sandbox go on.");
+move_route!(
+    start,
+    "/sandboxes/{id}/start",
+    "start_sandbox",
+    Move::Start,
+    "Starts a stopped or failed sandbox on its files."
+);
+move_route!(
+    stop,
+    "/sandboxes/{id}/stop",
+    "stop_sandbox",
+    Move::Stop,
+    "Ends the processes of a sandbox and keeps its files."
+);
+move_route!(
+    restart,
+    "/sandboxes/{id}/restart",
+    "restart_sandbox",
+    Move::Restart,
+    "Stops a sandbox and starts it on its files."
+);
+move_route!(
+    pause,
+    "/sandboxes/{id}/pause",
+    "pause_sandbox",
+    Move::Pause,
+    "Freezes a sandbox: memory and processes are kept."
+);
+move_route!(resume, "/sandboxes/{id}/resume", "resume_sandbox", Move::Resume, "Lets a frozen sandbox go on.");

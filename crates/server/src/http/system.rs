@@ -16,14 +16,14 @@ use super::{
 use crate::services::{Services, access::Caller, error::ServiceError};
 
 /// What the server finds about its machine, and how to mend it.
-#[utoipa::path(get, path = "/doctor", tag = "system",
+#[utoipa::path(get, path = "/doctor", operation_id = "doctor", tag = "system",
     responses((status = 200, body = Doctor), (status = 403, body = ErrorBody)))]
 pub async fn doctor(State(services): State<Arc<Services>>, caller: Caller) -> Answer<Json<Doctor>> {
     Ok(Json(services.doctor(&caller).await?))
 }
 
 /// Version of the server.
-#[utoipa::path(get, path = "/version", tag = "system", responses((status = 200, body = Version)))]
+#[utoipa::path(get, path = "/version", operation_id = "version", tag = "system", responses((status = 200, body = Version)))]
 pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION").to_owned() })
 }

@@ -15,13 +15,13 @@ use super::{
 use crate::services::{Services, access::Caller};
 
 /// Lists the newest version of each template.
-#[utoipa::path(get, path = "/templates", tag = "templates", responses((status = 200, body = TemplateList)))]
+#[utoipa::path(get, path = "/templates", operation_id = "list_templates", tag = "templates", responses((status = 200, body = TemplateList)))]
 pub async fn list(State(services): State<Arc<Services>>, caller: Caller) -> Answer<Json<TemplateList>> {
     Ok(Json(services.templates(&caller).await?))
 }
 
 /// Makes the next version of a template. The newest version's own spec makes none.
-#[utoipa::path(put, path = "/templates/{name}", tag = "templates", request_body = TemplateSpec,
+#[utoipa::path(put, path = "/templates/{name}", operation_id = "put_template", tag = "templates", request_body = TemplateSpec,
     params(("name" = String, Path, description = "Name of the template")),
     responses((status = 200, body = Template), (status = 400, body = ErrorBody)))]
 pub async fn put(
@@ -34,7 +34,7 @@ pub async fn put(
 }
 
 /// Gets the newest version of a template, or the one that `version` names.
-#[utoipa::path(get, path = "/templates/{name}", tag = "templates",
+#[utoipa::path(get, path = "/templates/{name}", operation_id = "get_template", tag = "templates",
     params(("name" = String, Path, description = "Name of the template"),
         ("version" = Option<i64>, Query, description = "Version; the newest when absent")),
     responses((status = 200, body = Template), (status = 404, body = ErrorBody)))]
@@ -48,7 +48,7 @@ pub async fn get(
 }
 
 /// Lists every version of a template, newest first.
-#[utoipa::path(get, path = "/templates/{name}/versions", tag = "templates",
+#[utoipa::path(get, path = "/templates/{name}/versions", operation_id = "list_template_versions", tag = "templates",
     params(("name" = String, Path, description = "Name of the template")),
     responses((status = 200, body = TemplateList), (status = 404, body = ErrorBody)))]
 pub async fn versions(
@@ -60,7 +60,7 @@ pub async fn versions(
 }
 
 /// Forgets a template with all its versions. Sandboxes made from it live on.
-#[utoipa::path(delete, path = "/templates/{name}", tag = "templates",
+#[utoipa::path(delete, path = "/templates/{name}", operation_id = "delete_template", tag = "templates",
     params(("name" = String, Path, description = "Name of the template")),
     responses((status = 204), (status = 404, body = ErrorBody)))]
 pub async fn delete(

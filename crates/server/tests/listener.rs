@@ -1,0 +1,134 @@
+//! The accept loop: slow peers, many peers, both protocols, TLS, and the stop.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use atoll_core::testing::{FakeDriver, FakeStore};
+use atoll_server::{Limits, RealWorld, ServeError, ServerConfig, Tls, serve};
+use common::{ADMIN, agent::Agent, read, start, start_with, until};
+use reqwest::{Certificate, Client, Method};
+use serde_json::json;
+use std::{process::Command, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+#[tokio::test]
+async fn slow_peers_are_let_go() {
+    let limits = Limits { header_timeout: Duration::from_millis(300), ..Limits::default() };
+    let server = start_with(ServerConfig { limits, ..ServerConfig::default() }, FakeDriver::default()).await;
+    for beginning in ["", "G", "GET / HTTP/1.1\r\nhost: x\r\nx-a: ", "PRI * HTTP/2.0\r\n"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        // It ends, with an answer or without: that is all that is asked.
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+    assert_eq!(server.get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let server = start_with(ServerConfig { limits, ..ServerConfig::default() }, FakeDriver::default()).await;
+    let idle = [
+        TcpStream::connect(server.address).await.unwrap(),
+        TcpStream::connect(server.address).await.unwrap(),
+    ];
+    let waiting = tokio::spawn(server.client.get(server.url("/healthz")).send());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    drop(idle);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_on_the_same_port() {
+    let server = start().await;
+    let client = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let call = client.post(server.url("/api/v1/sandboxes")).header("x-api-key", ADMIN);
+    let response = call.json(&json!({"image": "base"})).send().await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (reqwest::Version::HTTP_2, 201));
+}
+
+#[tokio::test]
+async fn requests_finish_when_the_server_stops_and_new_ones_are_not_taken() {
+    let server = start().await;
+    server.driver.hold_creates();
+    let call = server.call(Method::POST, "/api/v1/sandboxes").json(&json!({"image": "base"}));
+    let waiting = tokio::spawn(async move { read(call.send().await.unwrap()).await });
+    until(async || server.driver.count() == 1).await;
+    let (address, driver) = (server.address, server.driver.clone());
+    let stopping = tokio::spawn(server.stop());
+    until(async || TcpStream::connect(address).await.is_err()).await;
+    assert!(!stopping.is_finished());
+    driver.release(1);
+    assert_eq!(waiting.await.unwrap().0, 201);
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_finish_is_cut_off() {
+    let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
+    let agent = Agent::start();
+    let server = start_with(ServerConfig { limits, ..ServerConfig::default() }, agent.driver()).await;
+    let exec = format!("/api/v1/sandboxes/{}/exec", server.create().await);
+    let call = server.call(Method::POST, &exec).json(&json!({"command": ["sleep", "60"]}));
+    let waiting = tokio::spawn(call.send());
+    until(async || agent.open.load(std::sync::atomic::Ordering::SeqCst) > 0).await;
+    server.stop().await.unwrap();
+    assert!(waiting.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn without_keys_it_listens_on_this_machine_only() {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let config = ServerConfig { no_auth: true, ..ServerConfig::default() };
+    let (driver, store) = (Arc::new(FakeDriver::default()), Arc::new(FakeStore::default()));
+    let served = serve(config, listener, driver, store, Arc::new(RealWorld), std::future::pending()).await;
+    assert!(matches!(served, Err(ServeError::OpenWithoutKeys(_))));
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_a_bad_certificate_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"])
+        .current_dir(&dir)
+        .output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        println!("SKIPPED: tls_is_spoken_and_a_bad_certificate_is_refused_at_once: openssl is not installed");
+        return;
+    }
+    let certificate = std::fs::read(dir.path().join("cert.pem")).unwrap();
+    let key = std::fs::read(dir.path().join("key.pem")).unwrap();
+    let tls = Tls { certificate: certificate.clone(), key };
+    let server =
+        start_with(ServerConfig { tls: Some(tls), ..ServerConfig::default() }, FakeDriver::default()).await;
+    let root = Certificate::from_pem(&certificate).unwrap();
+    let client = Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+    let url = format!("https://{}/api/v1/sandboxes", server.address);
+    let response = client.get(url).header("x-api-key", ADMIN).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_2));
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config =
+        ServerConfig { tls: Some(Tls { certificate, key: b"no key".to_vec() }), ..ServerConfig::default() };
+    let (driver, store) = (Arc::new(FakeDriver::default()), Arc::new(FakeStore::default()));
+    let served = serve(config, listener, driver, store, Arc::new(RealWorld), std::future::pending()).await;
+    assert!(matches!(served, Err(ServeError::Tls(_))));
+}
