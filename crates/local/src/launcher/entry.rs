@@ -37,8 +37,8 @@ pub fn entry() -> Option<u8> {
 }
 
 fn serve() -> Step<i32> {
-    let order = take_stdin().during("take over the order")?;
-    let launch: Launch = serde_json::from_reader(&order).during("read the order")?;
+    let mut order = take_stdin().during("take over the order")?;
+    let launch = read(&mut order).during("read the order")?;
     raw::unshare(libc::CLONE_NEWNS).during("make a mount namespace")?;
     mounts::make_private().during("make mounts private")?;
     let inherited = Inherited {
@@ -55,6 +55,13 @@ fn serve() -> Step<i32> {
         let _ = fs::remove_file(&launch.socket);
     }
     started
+}
+
+/// At once: a reader that is parsed from byte by byte costs a system call for each.
+fn read(order: &mut File) -> io::Result<Launch> {
+    let mut bytes = Vec::new();
+    order.read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 /// Moves the order off descriptor 0, so that no later program inherits the file and its lock.
