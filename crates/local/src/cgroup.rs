@@ -121,21 +121,24 @@ impl Cgroups {
         }
     }
 
-    /// Makes a sandbox's groups and sets its limits. Returns where its first process must be entered.
+    /// Makes a sandbox's groups. Returns where its processes must be entered.
     ///
     /// # Errors
     /// When the kernel refuses; what was made is removed.
-    pub fn create(&self, name: &str, limits: &Limits) -> Result<Vec<PathBuf>, CgroupError> {
-        let made = self.try_create(name, limits);
-        if made.is_err() {
+    pub fn create(&self, name: &str) -> Result<Vec<PathBuf>, CgroupError> {
+        let groups = self.groups(name);
+        if let Err(error) = groups.iter().try_for_each(|group| make(group)) {
             let _ = self.remove(name);
+            return Err(error);
         }
-        made
+        Ok(groups)
     }
 
-    fn try_create(&self, name: &str, limits: &Limits) -> Result<Vec<PathBuf>, CgroupError> {
-        let groups = self.groups(name);
-        groups.iter().try_for_each(|group| make(group))?;
+    /// Sets a sandbox's limits.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn limit(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
         let quota = limits.cpu.0 * CPU_PERIOD_US / 1000;
         match &self.layout {
             Layout::V1(_) => {
@@ -159,8 +162,7 @@ impl Cgroups {
                 write(&group.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
             }
         }
-        write(&self.group("pids", name).join("pids.max"), limits.pids.to_string())?;
-        Ok(groups)
+        write(&self.group("pids", name).join("pids.max"), limits.pids.to_string())
     }
 
     /// Freezes or thaws every process of a sandbox, and returns when that is done.

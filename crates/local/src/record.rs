@@ -23,8 +23,25 @@ pub struct Record {
     pub image: Option<Base>,
     /// Its first process, while it has one.
     pub process: Option<Identity>,
+    /// Name of its control group, while it has one of a prepared launch.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Whether its files have been made and started once.
     pub populated: bool,
+}
+
+impl Record {
+    /// Its processes are gone, and with them their group.
+    pub fn at_rest(&mut self) {
+        self.process = None;
+        self.group = None;
+    }
+
+    /// Name of its control group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or_else(|| self.sandbox.id().as_str())
+    }
 }
 
 /// What a sandbox needs of its image.
@@ -126,7 +143,14 @@ mod tests {
     use atoll_core::testing::sandbox;
 
     fn record(n: u8) -> Record {
-        Record { sandbox: sandbox(n), slot: u32::from(n), image: None, process: None, populated: false }
+        Record {
+            sandbox: sandbox(n),
+            slot: u32::from(n),
+            image: None,
+            process: None,
+            group: None,
+            populated: false,
+        }
     }
 
     #[test]

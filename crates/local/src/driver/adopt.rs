@@ -68,13 +68,12 @@ async fn take_over(inner: &Arc<Inner>, entry: &Arc<Entry>) -> Result<(), DriverE
 
 /// The server may have died between freezing and recording it, or the other way round: the record counts.
 async fn settle_freezer(inner: &Arc<Inner>, record: &Arc<Record>) -> Result<(), DriverError> {
-    let id = record.sandbox.id().as_str();
     let wanted = record.sandbox.phase == Phase::Paused;
-    if inner.cgroups.is_frozen(id) == wanted {
+    if inner.cgroups.is_frozen(record.group()) == wanted {
         return Ok(());
     }
     let (inner, record) = (Arc::clone(inner), Arc::clone(record));
-    blocking(move || inner.cgroups.freeze(record.sandbox.id().as_str(), wanted).map_err(internal)).await
+    blocking(move || inner.cgroups.freeze(record.group(), wanted).map_err(internal)).await
 }
 
 /// Its process ended while no server was there to see it.
@@ -91,7 +90,7 @@ async fn lost(inner: &Arc<Inner>, entry: &Arc<Entry>, record: &Arc<Record>) -> R
     };
     let (cleaner, gone) = (Arc::clone(inner), Arc::clone(record));
     blocking(move || cleaner.clean_up(&gone)).await?;
-    inner.move_to(entry, phase, reason, |record| record.process = None).await.map(drop)
+    inner.move_to(entry, phase, reason, Record::at_rest).await.map(drop)
 }
 
 /// The server before died while it made this one: whatever runs of it is ended, and it is made again.
@@ -112,7 +111,8 @@ fn sweep(inner: &Inner) -> Result<(), DriverError> {
     let records: Vec<_> = inner.table.all().iter().map(|entry| entry.record()).collect();
     let names: HashSet<&str> = records.iter().map(|record| record.sandbox.id().as_str()).collect();
     let slots: HashSet<u32> = records.iter().map(|record| record.slot).collect();
-    for name in inner.cgroups.names().iter().filter(|name| !names.contains(name.as_str())) {
+    let groups: HashSet<&str> = records.iter().map(|record| record.group()).collect();
+    for name in inner.cgroups.names().iter().filter(|name| !groups.contains(name.as_str())) {
         inner.cgroups.kill(name);
         inner.cgroups.remove(name).map_err(internal)?;
     }

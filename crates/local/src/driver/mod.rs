@@ -4,6 +4,7 @@
 
 mod adopt;
 mod agent;
+mod cells;
 mod connect;
 mod images;
 mod logs;
@@ -29,7 +30,10 @@ use atoll_core::{
     sandbox::{Reason, Sandbox},
 };
 
-use self::table::{Entry, Table};
+use self::{
+    cells::Cells,
+    table::{Entry, Table},
+};
 use crate::{
     cgroup::{CgroupError, Cgroups},
     disk::{Disk, DiskError},
@@ -97,7 +101,7 @@ struct Inner {
     config: LocalConfig,
     host: Host,
     agent: PathBuf,
-    mount_point: PathBuf,
+    cells: Arc<Cells>,
     records: Records,
     disk: Disk,
     cgroups: Cgroups,
@@ -123,6 +127,7 @@ impl LocalDriver {
         let inner = Arc::new(inner.map_err(std::io::Error::other)??);
         tokio::spawn(Forwarder::bind(&inner.router, Path::new("/etc/resolv.conf"))?.run());
         adopt::adopt(&inner).await?;
+        tokio::spawn(Cells::keep(Arc::downgrade(&inner.cells)));
         tokio::spawn(watch::lifecycle(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -149,11 +154,12 @@ impl Inner {
         fs::create_dir_all(&mount_point)?;
         let agent = install_agent(&run, config.agent)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cells = Cells::new(cgroups.clone(), config.launcher.clone(), mount_point, cores * 2);
         Ok(Self {
             config,
             host,
             agent,
-            mount_point,
+            cells: Arc::new(cells),
             records,
             disk,
             cgroups,
@@ -222,9 +228,8 @@ impl Inner {
     /// Removes what a sandbox has on the machine beside its files. Safe to repeat. Its link is the kernel's to remove, with
     /// the network namespace: waiting for that would cost 20 ms.
     fn clean_up(&self, record: &Record) -> Result<(), DriverError> {
-        let id = record.sandbox.id().as_str();
-        self.cgroups.kill(id);
-        self.cgroups.remove(id).map_err(internal)?;
+        self.cgroups.kill(record.group());
+        self.cgroups.remove(record.group()).map_err(internal)?;
         if !record.sandbox.spec.network.is_default() {
             self.router.clear_policy(record.slot).map_err(internal)?;
         }

@@ -106,9 +106,10 @@ impl Driver for LocalDriver {
 
     async fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
         let inner = Arc::clone(&self.inner);
-        let id = self.inner.entry(id)?.record().sandbox.id().clone();
+        let record = self.inner.entry(id)?.record();
         blocking(move || {
-            Ok(Usage { disk: inner.disk.usage(id.as_str()), ..inner.cgroups.usage(id.as_str()) })
+            let disk = inner.disk.usage(record.sandbox.id().as_str());
+            Ok(Usage { disk, ..inner.cgroups.usage(record.group()) })
         })
         .await
     }

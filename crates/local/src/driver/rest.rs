@@ -37,7 +37,7 @@ impl Inner {
         }
         let (inner, stopping) = (Arc::clone(self), Arc::clone(&record));
         blocking(move || inner.end(&stopping, GRACE)).await?;
-        self.move_to(entry, Phase::Stopped, reason, |record| record.process = None).await
+        self.move_to(entry, Phase::Stopped, reason, Record::at_rest).await
     }
 
     pub(super) async fn pause(
@@ -77,7 +77,7 @@ impl Inner {
 
     async fn freeze(self: &Arc<Self>, entry: &Arc<Entry>, frozen: bool) -> Result<(), DriverError> {
         let (inner, record) = (Arc::clone(self), entry.record());
-        blocking(move || inner.cgroups.freeze(record.sandbox.id().as_str(), frozen).map_err(internal)).await
+        blocking(move || inner.cgroups.freeze(record.group(), frozen).map_err(internal)).await
     }
 
     /// Records that the sandbox is to go, and lets it go in the background.
@@ -123,19 +123,18 @@ impl Inner {
 
     /// Ends all processes, politely when there is grace, and removes what they had.
     pub(super) fn end(&self, record: &Record, grace: Duration) -> Result<(), DriverError> {
-        let id = record.sandbox.id().as_str();
         if let Some(identity) = &record.process {
             if grace.is_zero() {
                 identity.signal(Signal::KILL);
             } else {
                 // A frozen process takes no signal but the final one.
-                self.cgroups.freeze(id, false).map_err(internal)?;
+                self.cgroups.freeze(record.group(), false).map_err(internal)?;
                 identity.signal(Signal::TERM);
                 if !ended_within(identity, grace) {
                     identity.signal(Signal::KILL);
                 }
             }
-            self.cgroups.kill(id);
+            self.cgroups.kill(record.group());
             if !ended_within(identity, END) {
                 return Err(DriverError::Internal(format!("process {} does not end", identity.pid)));
             }
@@ -157,11 +156,11 @@ impl Inner {
         let reason = self.cause_of_death(&record);
         let inner = Arc::clone(self);
         blocking(move || inner.clean_up(&record)).await?;
-        self.move_to(entry, Phase::Failed, reason, |record| record.process = None).await.map(drop)
+        self.move_to(entry, Phase::Failed, reason, Record::at_rest).await.map(drop)
     }
 
     fn cause_of_death(&self, record: &Record) -> Reason {
-        let usage = self.cgroups.usage(record.sandbox.id().as_str());
+        let usage = self.cgroups.usage(record.group());
         if usage.oom_kills > 0 && usage.memory_peak >= record.sandbox.spec.limits.memory.0 / 100 * 95 {
             let text = format!(
                 "its agent died; the sandbox had run out of its {} of memory",

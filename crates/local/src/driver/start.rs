@@ -12,13 +12,13 @@ use atoll_core::{
     driver::{CreateStep, DriverError, Progress},
     network::{NetworkMode, NetworkPolicy},
     phase::Phase,
-    sandbox::{Reason, Sandbox},
+    sandbox::{Limits, Reason, Sandbox},
 };
 
-use super::{Inner, agent, blocking, conflict, internal, table::Entry, watch};
+use super::{Inner, agent, blocking, cells::Ready, conflict, internal, table::Entry, watch};
 use crate::{
     images::{Image, PullOptions},
-    launcher::{Launch, Routed, launch},
+    launcher::{Cell, Launch, Routed},
     net::check_policy,
     process::Identity,
     record::{Base, Record},
@@ -37,7 +37,7 @@ impl Inner {
             DriverError::Exhausted(format!("this machine has all of its {} sandboxes", super::SLOTS.len()))
         };
         let slot = self.slots().allocate().ok_or_else(full)?;
-        let record = Record { sandbox, slot, image: None, process: None, populated: false };
+        let record = Record { sandbox, slot, image: None, process: None, group: None, populated: false };
         let entry = Entry::new(record.clone());
         if !self.table.insert(&entry) {
             self.slots().release(slot);
@@ -102,7 +102,7 @@ impl Inner {
             _ => "start_failed",
         };
         let reason = Reason::new(code, error.to_string());
-        let recorded = self.move_to(entry, Phase::Failed, reason, |record| record.process = None).await;
+        let recorded = self.move_to(entry, Phase::Failed, reason, Record::at_rest).await;
         for problem in [cleaned.err(), recorded.err()].into_iter().flatten() {
             tracing::warn!(sandbox = %entry.record().sandbox.id(), %problem, "after a failed start");
         }
@@ -118,11 +118,12 @@ impl Inner {
         let _turn = self.starting.acquire().await.map_err(internal)?;
         progress(CreateStep::Preparing);
         let (inner, record) = (Arc::clone(self), entry.record());
-        let process = blocking(move || inner.launch(&record, &base)).await?;
+        let (identity, group) = blocking(move || inner.launch(&record, &base)).await?;
         progress(CreateStep::Starting);
-        let identity = process.clone();
+        let process = identity.clone();
         self.store(entry, |record| {
             record.process = Some(process);
+            record.group = Some(group);
             record.populated = true;
         })
         .await?;
@@ -155,7 +156,7 @@ impl Inner {
     }
 
     /// Makes what the sandbox needs and starts its first process. Blocks for some milliseconds.
-    fn launch(&self, record: &Record, base: &Base) -> Result<Identity, DriverError> {
+    fn launch(&self, record: &Record, base: &Base) -> Result<(Identity, String), DriverError> {
         let spec = &record.sandbox.spec;
         let (id, uid) = (spec.id.as_str(), self.host.uid(record.slot));
         let layers = if record.populated {
@@ -163,7 +164,6 @@ impl Inner {
         } else {
             self.disk.create(id, spec.limits.disk, uid).map_err(no_room)?
         };
-        let cgroups = self.cgroups.create(id, &spec.limits).map_err(internal)?;
         let routed = spec.network.mode != NetworkMode::None;
         if routed && !spec.network.is_default() {
             self.router.set_policy(record.slot, &spec.network).map_err(internal)?;
@@ -174,17 +174,33 @@ impl Inner {
             lowers: base.layers.clone(),
             upper: layers.upper,
             work: layers.work,
-            mount_point: self.mount_point.clone(),
             agent: self.agent.clone(),
             socket: self.socket(record),
             log: self.log(record),
             config: agent_config(record, base),
-            cgroups,
             network: routed.then(|| Routed { plan: self.host.net.clone(), slot: record.slot }),
             sudo: spec.sudo,
             fresh: !record.populated,
         };
-        let pid = launch(self.order(record, &order)?, &self.config.launcher).map_err(internal)?;
+        let order = self.order(record, &order)?;
+        let Ready { group, cell } = self.cells.take().map_err(internal)?;
+        let launched = self.launch_in(&group, cell, order, &spec.limits);
+        if launched.is_err() {
+            self.cgroups.kill(&group);
+            self.cgroups.remove(&group).map_err(internal)?;
+        }
+        Ok((launched?, group))
+    }
+
+    fn launch_in(
+        &self,
+        group: &str,
+        cell: Cell,
+        order: File,
+        limits: &Limits,
+    ) -> Result<Identity, DriverError> {
+        self.cgroups.limit(group, limits).map_err(internal)?;
+        let pid = cell.launch(order).map_err(internal)?;
         Identity::of(pid)
             .map_err(|_| DriverError::Internal("the sandbox ended as soon as it had started".into()))
     }

@@ -172,7 +172,8 @@ mod tests {
             let mut sandbox = sandbox(n);
             sandbox.spec.created_at = Timestamp::from_second(i64::from(n)).unwrap();
             sandbox.spec.labels.insert("odd".into(), (n % 2).to_string());
-            let record = Record { sandbox, slot: 0, image: None, process: None, populated: false };
+            let record =
+                Record { sandbox, slot: 0, image: None, process: None, group: None, populated: false };
             assert!(table.insert(&Entry::new(record)));
         }
         table

@@ -106,9 +106,8 @@ async fn is_busy(inner: &Arc<Inner>, entry: &Arc<Entry>) -> bool {
     if !told.awake_because.is_empty() {
         return true;
     }
-    let id = record.sandbox.id().as_str();
-    let before = inner.cgroups.usage(id).cpu_us;
+    let before = inner.cgroups.usage(record.group()).cpu_us;
     tokio::time::sleep(SAMPLE).await;
-    let used = inner.cgroups.usage(id).cpu_us.saturating_sub(before);
+    let used = inner.cgroups.usage(record.group()).cpu_us.saturating_sub(before);
     used > SAMPLE.as_micros() as u64 / BUSY_SHARE
 }

@@ -1,17 +1,18 @@
-//! The helper itself: host root, one thread, its own mount namespace. It orders the steps and undoes them on failure.
+//! The helper itself: host root, one thread, its own mount namespace, in the control groups of the sandbox to be. It orders the steps and undoes them on failure.
 
 use std::{
     fs::{self, File},
     io::{self, PipeReader, PipeWriter, Read, Write},
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixListener,
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
     ENTRY, Launch, Outcome, UIDS_PER_SANDBOX,
+    cell::{READY, receive},
     first::Inherited,
     founder, mounts,
     raw::{self, During, Fork, Step, StepError},
@@ -22,32 +23,43 @@ use crate::net::{self, Router};
 /// has one thread. Returns the exit code, or `None` when this is an ordinary start.
 #[must_use]
 pub fn entry() -> Option<u8> {
-    let mut arguments = std::env::args_os();
-    if arguments.nth(1)? != ENTRY {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != ENTRY {
         return None;
     }
-    let outcome = match serve() {
-        Ok(pid) => Outcome::Started(pid),
-        Err(StepError(problem)) => Outcome::Failed(problem),
-    };
-    let text = serde_json::to_string(&outcome).unwrap_or_default();
+    let (Ok(mut socket), Some(workplace)) = (take_stdin(), arguments.next()) else { return Some(1) };
+    let groups = arguments.map(PathBuf::from).collect::<Vec<_>>();
     // Who asked may be gone; the sandbox runs on, and its record is settled by whoever comes next.
-    let _ = io::stdout().write_all(text.as_bytes());
+    let _ = socket.write_all(&match prepare(Path::new(&workplace), &groups) {
+        Ok(()) => vec![READY],
+        Err(StepError(problem)) => problem.into_bytes(),
+    });
+    if let Ok(Some(order)) = receive(&socket) {
+        let outcome =
+            serve(order).map_or_else(|StepError(problem)| Outcome::Failed(problem), Outcome::Started);
+        let _ = socket.write_all(serde_json::to_string(&outcome).unwrap_or_default().as_bytes());
+    }
     Some(0)
 }
 
-fn serve() -> Step<i32> {
-    let mut order = take_stdin().during("take over the order")?;
-    let launch = read(&mut order).during("read the order")?;
+/// All that can be done before the order comes.
+fn prepare(workplace: &Path, groups: &[PathBuf]) -> Step {
+    for group in groups {
+        enter(group).during(format_args!("enter {}", group.display()))?;
+    }
     raw::unshare(libc::CLONE_NEWNS).during("make a mount namespace")?;
     mounts::make_private().during("make mounts private")?;
+    mounts::enter_workplace(workplace)
+}
+
+fn serve(mut order: File) -> Step<i32> {
+    let launch = read(&mut order).during("read the order")?;
     let inherited = Inherited {
         listener: listen(&launch.socket).during("bind the agent's socket")?,
         config: config_file(&launch).during("write the agent's configuration")?,
         log: log_file(&launch.log).during("open the log")?,
         agent: mounts::agent(&launch.agent)?,
     };
-    mounts::enter_workplace(&launch.mount_point)?;
     let mut founded = Founded::fork(&launch, inherited)?;
     let started = founded.carry_through(&launch);
     if started.is_err() {
@@ -64,31 +76,33 @@ fn read(order: &mut File) -> io::Result<Launch> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Moves the order off descriptor 0, so that no later program inherits the file and its lock.
-fn take_stdin() -> io::Result<File> {
-    let order = io::stdin().as_fd().try_clone_to_owned()?;
+/// Takes the socket to the server off descriptor 0, so that no later program inherits it.
+fn take_stdin() -> io::Result<UnixStream> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(null)?;
-    Ok(File::from(order))
+    Ok(UnixStream::from(socket))
 }
 
-/// Binds below a directory descriptor, because a socket's path may have only 108 bytes and a data directory's more.
+/// Binds by way of the directory's descriptor, because an address has room for 108 bytes only and a data directory's path
+/// may be longer. The working directory stays where the layers are.
 fn listen(path: &Path) -> io::Result<OwnedFd> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::other("the socket's path has no directory"));
     };
-    std::env::set_current_dir(directory)?;
-    match fs::remove_file(name) {
+    let directory = File::open(directory)?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    match fs::remove_file(&short) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    Ok(UnixListener::bind(name)?.into())
+    Ok(UnixListener::bind(short)?.into())
 }
 
 fn config_file(launch: &Launch) -> io::Result<OwnedFd> {
     let memory = rustix::fs::memfd_create("atoll-agent-config", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
-    serde_json::to_writer(&mut file, &launch.config)?;
+    file.write_all(&serde_json::to_vec(&launch.config)?)?;
     io::Seek::rewind(&mut file)?;
     Ok(file.into())
 }
@@ -123,9 +137,6 @@ impl Founded {
     fn carry_through(&mut self, launch: &Launch) -> Step<i32> {
         self.expect(Report::UserNamespace)?;
         map_ids(self.founder, launch.uid_base).during("map user ids")?;
-        for group in &launch.cgroups {
-            enter(group, self.founder).during(format_args!("enter {}", group.display()))?;
-        }
         let path = format!("/proc/{}/ns/user", self.founder);
         let userns = File::open(path).during("open the user namespace")?;
         mounts::overlay(launch, userns.as_fd())?;
@@ -226,8 +237,9 @@ fn map_ids(pid: i32, base: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/gid_map"), &map)
 }
 
-fn enter(group: &Path, pid: i32) -> io::Result<()> {
-    fs::write(group.join("cgroup.procs"), pid.to_string())
+/// Process 0 is whoever writes.
+fn enter(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.procs"), "0")
 }
 
 fn connect(launch: &Launch, first: i32) -> Step {

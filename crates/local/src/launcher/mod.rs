@@ -4,13 +4,14 @@
 //! forks twice, so that the server is never the parent of a sandbox and may die at any moment:
 //!
 //! ```text
-//! server -- exec --> helper (host root, own mount namespace)
+//! server -- exec --> helper (host root, own mount namespace, in the sandbox's control groups)
 //!                      '-- fork --> founder: becomes the sandbox's uid, makes the user namespace, then all others
 //!                                     '-- fork --> first process (pid 1): mounts, pivots, drops everything, execs the agent
 //! ```
 //!
 //! It must not know of images, records or the agent's protocol: it is given directories, descriptors and bytes.
 
+mod cell;
 mod entry;
 mod first;
 mod founder;
@@ -18,16 +19,11 @@ mod mounts;
 mod privileges;
 mod raw;
 
+pub use cell::Cell;
 pub use entry::entry;
 
 use serde::{Deserialize, Serialize};
-use std::{
-    fs::File,
-    io::Read,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::path::PathBuf;
 
 use crate::net::NetPlan;
 
@@ -37,7 +33,7 @@ pub const ENTRY: &str = "atoll-launch";
 /// How many user and group ids a sandbox has: 0 to 65535, as programs expect.
 pub const UIDS_PER_SANDBOX: u32 = 65536;
 
-/// Everything that is needed to start a sandbox. Written to a file, which is the helper's standard input.
+/// Everything that is needed to start a sandbox. Written to a file that is given to the helper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Launch {
     /// Host name inside.
@@ -50,8 +46,6 @@ pub struct Launch {
     pub upper: PathBuf,
     /// Overlay's scratch directory, on the same filesystem.
     pub work: PathBuf,
-    /// An empty directory to mount on; several helpers may use it at once, each in its own mount namespace.
-    pub mount_point: PathBuf,
     /// The program that becomes the first process.
     pub agent: PathBuf,
     /// Where its socket is bound.
@@ -60,8 +54,6 @@ pub struct Launch {
     pub log: PathBuf,
     /// What it is told, in its own words.
     pub config: serde_json::Value,
-    /// Control groups to enter before anything is made.
-    pub cgroups: Vec<PathBuf>,
     /// The network, or only loopback.
     pub network: Option<Routed>,
     /// Whether setuid programs may give privileges.
@@ -79,7 +71,7 @@ pub struct Routed {
     pub slot: u32,
 }
 
-/// What came of a launch. The helper's only line of output.
+/// What came of a launch: the helper's last words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -98,30 +90,4 @@ pub enum LaunchError {
     /// A step failed; everything before it was undone.
     #[error("{0}")]
     Step(String),
-}
-
-/// Runs a launch to its end. Blocks for some milliseconds. `order` is a file that holds the [`Launch`] as JSON, at its
-/// start, and is locked: the lock goes with the file, so whoever can lock it knows that no helper is at work.
-///
-/// # Errors
-/// When the helper cannot be run or a step fails; no process is left then.
-pub fn launch(order: File, binary: &Path) -> Result<i32, LaunchError> {
-    let mut helper = Command::new(binary)
-        .arg0(ENTRY)
-        .arg(ENTRY)
-        .env_clear()
-        .stdin(Stdio::from(order))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()?;
-    let mut answer = String::new();
-    if let Some(mut stdout) = helper.stdout.take() {
-        stdout.read_to_string(&mut answer)?;
-    }
-    let status = helper.wait()?;
-    match serde_json::from_str(&answer) {
-        Ok(Outcome::Started(pid)) => Ok(pid),
-        Ok(Outcome::Failed(step)) => Err(LaunchError::Step(step)),
-        Err(_) => Err(LaunchError::Step(format!("the launcher ended with {status} and said {answer:?}"))),
-    }
 }

@@ -1,0 +1,101 @@
+//! Launches that are prepared ahead: a few cells, each a control group with a helper in it. Taking one starts the making of
+//! the next. It must not know what is launched in them.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    cgroup::Cgroups,
+    launcher::{Cell, LaunchError},
+};
+
+/// A cell and the name of its control group.
+pub struct Ready {
+    /// Name of its group.
+    pub group: String,
+    /// The helper in it.
+    pub cell: Cell,
+}
+
+/// The cells of a driver.
+pub struct Cells {
+    cgroups: Cgroups,
+    launcher: PathBuf,
+    workplace: PathBuf,
+    ready: Mutex<Vec<Ready>>,
+    taken: Notify,
+    wanted: usize,
+}
+
+impl Cells {
+    /// No cells yet; `wanted` are kept ready once [`Cells::keep`] runs.
+    pub fn new(cgroups: Cgroups, launcher: PathBuf, workplace: PathBuf, wanted: usize) -> Self {
+        Self { cgroups, launcher, workplace, ready: Mutex::default(), taken: Notify::new(), wanted }
+    }
+
+    /// A cell: one that is ready, or else a new one. Blocks in that case.
+    ///
+    /// # Errors
+    /// When none can be made; nothing is left of it then.
+    pub fn take(&self) -> Result<Ready, LaunchError> {
+        let ready = self.ready().pop();
+        self.taken.notify_one();
+        ready.map_or_else(|| self.make(), Ok)
+    }
+
+    fn ready(&self) -> std::sync::MutexGuard<'_, Vec<Ready>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self) -> Result<Ready, LaunchError> {
+        let mut bytes = [0; 8];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(std::io::Error::from)?;
+        let group = format!("c{}", hex::encode(bytes));
+        let groups = self.cgroups.create(&group).map_err(|error| LaunchError::Step(error.to_string()))?;
+        match Cell::prepare(&self.launcher, &self.workplace, &groups) {
+            Ok(cell) => Ok(Ready { group, cell }),
+            Err(error) => {
+                let _ = self.cgroups.remove(&group);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes new cells whenever some were taken, one after the other, as long as there is a driver.
+    pub async fn keep(cells: std::sync::Weak<Self>) {
+        while let Some(cells) = cells.upgrade() {
+            let missing = cells.ready().len() < cells.wanted;
+            let maker = Arc::clone(&cells);
+            let made = match missing {
+                false => {
+                    // Weak again while waiting would miss the end of the driver; it is looked for now and then.
+                    let wait =
+                        tokio::time::timeout(std::time::Duration::from_secs(1), cells.taken.notified());
+                    let _ = wait.await;
+                    continue;
+                }
+                true => tokio::task::spawn_blocking(move || maker.make()).await,
+            };
+            match made {
+                Ok(Ok(ready)) => cells.ready().push(ready),
+                problem => {
+                    tracing::warn!(problem = ?problem.map(|made| made.err()), "no launch could be prepared ahead");
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        for Ready { group, cell } in self.ready().drain(..) {
+            cell.discard();
+            let _ = self.cgroups.remove(&group);
+        }
+    }
+}
