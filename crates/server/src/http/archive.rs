@@ -17,7 +17,9 @@ use super::{
 };
 use crate::services::{Services, access::Caller, files::Shape};
 
-/// Reads a directory as a tar archive. An archive without its end is one that broke off.
+/// Reads a directory as a tar archive.
+///
+/// An archive without its end is one that broke off.
 #[utoipa::path(get, path = "/sandboxes/{id}/archive", operation_id = "read_archive", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "The directory"),
@@ -33,7 +35,9 @@ pub async fn read(
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::new(answer.into_body())).into_response())
 }
 
-/// Unpacks a tar archive into a directory, which is made. Nothing of a broken one is left.
+/// Unpacks a tar archive into a directory, which is made.
+///
+/// Nothing of a broken one is left.
 #[utoipa::path(put, path = "/sandboxes/{id}/archive", operation_id = "write_archive", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "The directory"),

@@ -22,9 +22,11 @@ use crate::services::{
     text::{self, Decoder},
 };
 
-/// Runs a command. The answer comes at its end, with all it wrote; with `Accept: text/event-stream` as a stream of
-/// `ExecEvent`; with `detached` at its start. A command that is not detached is killed, with its whole process group,
-/// when the caller leaves. As in a shell, exit code 127 says that the program was not found, 126 that it cannot be run.
+/// Runs a command.
+///
+/// The answer comes at its end, with all it wrote; with `Accept: text/event-stream` as a stream of `ExecEvent`; with
+/// `detached` at its start. A command that is not detached is killed, with its whole process group, when the caller
+/// leaves. As in a shell, exit code 127 says that the program was not found, 126 that it cannot be run.
 #[utoipa::path(post, path = "/sandboxes/{id}/exec", operation_id = "exec", tag = "commands", request_body = ExecRequest,
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 200, body = ExecResponse), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),

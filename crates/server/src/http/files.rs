@@ -39,7 +39,9 @@ pub(super) fn place(query: &Query) -> Result<Place, ServiceError> {
     Ok(Place { path: query.need("path")?.to_owned(), user: query.get("user").map(str::to_owned) })
 }
 
-/// Reads a file. A single `Range` of bytes is served.
+/// Reads a file.
+///
+/// A single `Range` of bytes is served.
 #[utoipa::path(get, path = "/sandboxes/{id}/files", operation_id = "read_file", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "Path; a relative one is below the user's home"),
@@ -121,7 +123,9 @@ fn partial(body: Incoming, from: u64, length: u64, size: u64) -> Response {
     response
 }
 
-/// Writes a file; the body is its content. Parents are made. The file is seen when it is complete.
+/// Writes a file; the body is its content.
+///
+/// Parents are made. The file is seen when it is complete.
 #[utoipa::path(put, path = "/sandboxes/{id}/files", operation_id = "write_file", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = String, Query, description = "Path; a relative one is below the user's home"),

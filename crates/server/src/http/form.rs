@@ -26,8 +26,9 @@ const SMALL: usize = 256 << 10;
 /// Longest text of a part that is not the file.
 const TEXT: usize = 8 << 10;
 
-/// Writes a file that comes as the part `file` of a form; the part or query `path` says where to. A path that ends with
-/// `/` is a directory.
+/// Writes a file that comes as the part `file` of a form; the part or query `path` says where to.
+///
+/// A path that ends with `/` is a directory.
 #[utoipa::path(post, path = "/sandboxes/{id}/files", operation_id = "upload_form", tag = "files",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("path" = Option<String>, Query, description = "Path, when the form has none"),

@@ -23,7 +23,9 @@ pub async fn list(State(services): State<Arc<Services>>, _: Caller) -> Answer<Js
     Ok(Json(services.images().await?))
 }
 
-/// Fetches an image, or refreshes it. With `Accept: text/event-stream` the answer is a stream of `PullEvent`.
+/// Fetches an image, or refreshes it.
+///
+/// With `Accept: text/event-stream` the answer is a stream of `PullEvent`.
 #[utoipa::path(post, path = "/images", operation_id = "pull_image", tag = "images", request_body = PullImage,
     responses((status = 201, body = Image), (status = 200, body = PullEvent, content_type = "text/event-stream"),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 502, body = ErrorBody)))]
@@ -41,7 +43,9 @@ pub async fn pull(
     Ok((StatusCode::CREATED, Json(image)).into_response())
 }
 
-/// Forgets an image. One that a sandbox uses is refused.
+/// Forgets an image.
+///
+/// One that a sandbox uses is refused.
 #[utoipa::path(delete, path = "/images", operation_id = "remove_image", tag = "images",
     params(("reference" = String, Query, description = "The name it was pulled by")),
     responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]

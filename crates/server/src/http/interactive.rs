@@ -31,8 +31,9 @@ const PING: Duration = Duration::from_secs(30);
 /// The largest message that a client may send: a long command line with its environment.
 const LARGEST: usize = 16 << 20;
 
-/// Runs a command with input and, with `tty`, a terminal. A WebSocket; see `InteractiveMessage` for what is said. The
-/// command is killed when the connection is lost.
+/// Runs a command with input and, with `tty`, a terminal.
+///
+/// A WebSocket; see `InteractiveMessage` for what is said. The command is killed when the connection is lost.
 #[utoipa::path(get, path = "/sandboxes/{id}/exec/interactive", operation_id = "exec_interactive", tag = "commands",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("command" = Option<Vec<String>>, Query, description = "Program and arguments, one each; a single one is split \

@@ -17,7 +17,9 @@ pub async fn list(State(services): State<Arc<Services>>, caller: Caller) -> Answ
     Ok(Json(services.keys(&caller).await?))
 }
 
-/// Makes a key. The secret is in this answer only.
+/// Makes a key.
+///
+/// The secret is in this answer only.
 #[utoipa::path(post, path = "/keys", operation_id = "create_key", tag = "keys", request_body = CreateKey,
     responses((status = 201, body = Key), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody)))]
 pub async fn create(

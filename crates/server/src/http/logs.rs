@@ -29,8 +29,10 @@ struct LogEvent {
     data: String,
 }
 
-/// What the start command wrote and what happened to the sandbox. With `follow=true` the log alone, as plain text that
-/// goes on while it is written, or as events named `log` with `Accept: text/event-stream`.
+/// What the start command wrote and what happened to the sandbox.
+///
+/// With `follow=true` the log alone, as plain text that goes on while it is written, or as events named `log` with
+/// `Accept: text/event-stream`.
 #[utoipa::path(get, path = "/sandboxes/{id}/logs", operation_id = "get_logs", tag = "sandboxes",
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("tail" = Option<u64>, Query, description = "Only the last so many bytes; 1 MiB when absent"),

@@ -97,7 +97,8 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/metrics", get(system::metrics))
         .route("/openapi.json", get(docs::description))
         .route("/docs", get(docs::page))
-        .route("/docs/docs.js", get(docs::script));
+        .route("/docs/docs.js", get(docs::script))
+        .route("/docs/docs.css", get(docs::style));
     Router::new()
         .nest("/api/v1", api.fallback(unknown).route_layer(known))
         .merge(open)

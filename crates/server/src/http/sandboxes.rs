@@ -27,8 +27,10 @@ use crate::services::{
     sandboxes::{Begun, Move},
 };
 
-/// Makes a sandbox from an image or a template. The answer comes when it can be used; with `wait=false` at once, to be
-/// polled; with `Accept: text/event-stream` as a stream of `CreateEvent`. Whoever leaves does not stop the creation.
+/// Makes a sandbox from an image or a template.
+///
+/// The answer comes when it can be used; with `wait=false` at once, to be polled; with `Accept: text/event-stream` as a
+/// stream of `CreateEvent`. Whoever leaves does not stop the creation.
 #[utoipa::path(post, path = "/sandboxes", operation_id = "create_sandbox", tag = "sandboxes", request_body = CreateSandbox,
     params(("wait" = Option<bool>, Query, description = "`false`: answer 202 at once, with phase `creating`"),
         ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with the same key and body \
@@ -116,7 +118,9 @@ fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
     }
 }
 
-/// Lists sandboxes, newest first. One that still waits for its turn to be made is not listed yet.
+/// Lists sandboxes, newest first.
+///
+/// One that still waits for its turn to be made is not listed yet.
 #[utoipa::path(get, path = "/sandboxes", operation_id = "list_sandboxes", tag = "sandboxes",
     params(("limit" = Option<usize>, Query, description = "Items of a page: 1 to 1000, 100 when absent"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
@@ -176,7 +180,9 @@ pub async fn update(
     Ok(Json(convert::sandbox(services.update(&caller, &id, body.value).await?)))
 }
 
-/// Takes a sandbox down with its files. The answer comes when that is recorded.
+/// Takes a sandbox down with its files.
+///
+/// The answer comes when that is recorded.
 #[utoipa::path(delete, path = "/sandboxes/{id}", operation_id = "delete_sandbox", tag = "sandboxes",
     params(("id" = String, Path, description = "Id of the sandbox")),
     responses((status = 204), (status = 404, body = ErrorBody)))]

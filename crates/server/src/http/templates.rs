@@ -20,7 +20,9 @@ pub async fn list(State(services): State<Arc<Services>>, caller: Caller) -> Answ
     Ok(Json(services.templates(&caller).await?))
 }
 
-/// Makes the next version of a template. The newest version's own spec makes none.
+/// Makes the next version of a template.
+///
+/// The newest version's own spec makes none.
 #[utoipa::path(put, path = "/templates/{name}", operation_id = "put_template", tag = "templates", request_body = TemplateSpec,
     params(("name" = String, Path, description = "Name of the template")),
     responses((status = 200, body = Template), (status = 400, body = ErrorBody)))]
@@ -59,7 +61,9 @@ pub async fn versions(
     Ok(Json(services.template_versions(&caller, &name).await?))
 }
 
-/// Forgets a template with all its versions. Sandboxes made from it live on.
+/// Forgets a template with all its versions.
+///
+/// Sandboxes made from it live on.
 #[utoipa::path(delete, path = "/templates/{name}", operation_id = "delete_template", tag = "templates",
     params(("name" = String, Path, description = "Name of the template")),
     responses((status = 204), (status = 404, body = ErrorBody)))]
