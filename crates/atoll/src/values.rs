@@ -1,5 +1,6 @@
 //! Values as people write them on a command line: pairs, durations, sizes, ages. Pure.
 
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// `KEY=VALUE`, in the order they were given; the last one of a key stays.
@@ -81,6 +82,11 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
+/// A moment as people read it: to the second.
+pub fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// The last `count` lines of a text.
 pub fn last_lines(text: &str, count: usize) -> &str {
     let body = text.strip_suffix('\n').unwrap_or(text);
@@ -133,6 +139,12 @@ mod tests {
             (span(0), span(61), span(7199), span(-3)),
             ("now".into(), "61s".into(), "119m".into(), "now".into())
         );
+    }
+
+    #[test]
+    fn moments() {
+        let at = "2026-01-02T03:04:05.678901Z".parse().unwrap();
+        assert_eq!(moment(at), "2026-01-02T03:04:05Z");
     }
 
     #[test]

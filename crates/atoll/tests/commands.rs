@@ -249,9 +249,13 @@ fn files_and_folders_are_copied_both_ways() {
     assert_eq!(fs::read(here.path().join("back/deep/file")).unwrap(), b"\0\xff");
     copy(&inside("/tmp/tree/tool"), &path("back/"));
     assert_eq!(fs::metadata(here.path().join("back/tool")).unwrap().permissions().mode() & 0o777, 0o755);
+    copy(&path("tree/tool"), &inside("/tmp/program"));
+    assert_eq!(fs::metadata(fake.root.join("tmp/program")).unwrap().permissions().mode() & 0o777, 0o755);
     copy(&inside("/tmp/file"), "/dev/null");
     let printed = run(&fake, &["cp", &inside("/tmp/file"), "/dev/stdout"]);
     assert_eq!(printed.stdout, b"\0\xff");
+    copy(&inside("/tmp/program"), &path("tree/link"));
+    assert!(fs::read_link(path("tree/link")).is_ok(), "a link was replaced by what was copied to it");
 }
 
 #[test]
@@ -367,10 +371,22 @@ fn a_terminal_is_raw_for_the_command_and_as_it_was_afterwards() {
 }
 
 #[test]
-fn templates_and_scripts_are_made_without_a_server() {
+fn a_server_refuses_other_machines_without_tls_and_a_second_reader_of_its_port() {
+    let fake = Fake::start(0);
+    let refused = run(&fake, &["serve", "--listen", "0.0.0.0:0"]);
+    assert!(code(&refused) == 1 && text(&refused.stderr).contains("--tls-cert"), "{refused:?}");
+    let address = fake.url.trim_start_matches("http://");
+    let taken = run(&fake, &["serve", "--listen", address, "--data", "/nowhere/at/all"]);
+    assert!(code(&taken) == 1 && text(&taken.stderr).contains("--listen"), "{taken:?}");
+}
+
+#[test]
+fn scripts_and_the_description_are_made_without_a_server() {
     let fake = Fake::start(0);
     let script = run(&fake, &["completions", "bash"]);
     assert!(code(&script) == 0 && text(&script.stdout).contains("_atoll"));
+    let described: serde_json::Value = serde_json::from_slice(&run(&fake, &["openapi"]).stdout).unwrap();
+    assert!(described["paths"]["/api/v1/sandboxes"].is_object());
     assert_eq!(code(&run(&fake, &["--version"])), 0);
     assert_eq!(code(&run(&fake, &["--help"])), 0);
     assert!(fake.seen(|seen| seen.requests.is_empty()));

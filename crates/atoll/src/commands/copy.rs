@@ -32,6 +32,7 @@ use crate::{
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 const PERMISSIONS: u32 = 0o777;
+const EXECUTABLE: u32 = 0o111;
 
 /// What was copied.
 #[derive(Serialize)]
@@ -109,6 +110,9 @@ async fn up(files: &Files, source: &Path, to: &str, many: bool) -> Result<String
 }
 
 async fn up_file(files: &Files, source: &Path, metadata: &fs::Metadata, to: &str) -> Result<(), Failure> {
+    if metadata.is_file() && metadata.permissions().mode() & EXECUTABLE != 0 {
+        return up_packed(files, source, to).await;
+    }
     let file = tokio::fs::File::open(source).await.map_err(|error| Failure::file("read", source, error))?;
     let size = metadata.is_file().then_some(metadata.len());
     let bar = output::bytes_bar(&source.display().to_string(), size);
@@ -118,9 +122,27 @@ async fn up_file(files: &Files, source: &Path, metadata: &fs::Metadata, to: &str
     Ok(())
 }
 
+/// A program keeps its permissions, which an upload of bytes does not carry: it travels as an archive of one.
+async fn up_packed(files: &Files, source: &Path, to: &str) -> Result<(), Failure> {
+    let (folder, name) = match to.rsplit_once('/') {
+        Some(("", name)) => ("/", name),
+        Some((folder, name)) => (folder, name),
+        None => (".", to),
+    };
+    let name = name.to_owned();
+    send_tar(files, source, folder, move |source, builder| builder.append_path_with_name(source, name)).await
+}
+
 async fn up_folder(files: &Files, source: &Path, to: &str) -> Result<(), Failure> {
+    send_tar(files, source, to, |source, builder| builder.append_dir_all(".", source)).await
+}
+
+async fn send_tar<P>(files: &Files, source: &Path, to: &str, pack: P) -> Result<(), Failure>
+where
+    P: FnOnce(&Path, &mut tar::Builder<Pieces>) -> io::Result<()> + Send + 'static,
+{
     let bar = output::bytes_bar(&source.display().to_string(), None);
-    let (packing, tar) = packed(source.to_owned(), &bar);
+    let (packing, tar) = packed(source.to_owned(), &bar, pack);
     let sent = files.upload_archive(to, tar).await;
     bar.finish_and_clear();
     // What could not be read here explains why the other side got half an archive.
@@ -132,14 +154,18 @@ async fn up_folder(files: &Files, source: &Path, to: &str) -> Result<(), Failure
     }
 }
 
-/// A folder as a tar stream, packed as it is sent. When packing fails the stream does too, so that half a folder is never
-/// taken for a whole one.
-fn packed(source: PathBuf, bar: &ProgressBar) -> (JoinHandle<io::Result<()>>, Body) {
+/// A tar stream, packed as it is sent. When packing fails the stream does too, so that half a folder is never taken for
+/// a whole one.
+fn packed<P>(source: PathBuf, bar: &ProgressBar, pack: P) -> (JoinHandle<io::Result<()>>, Body)
+where
+    P: FnOnce(&Path, &mut tar::Builder<Pieces>) -> io::Result<()> + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(PIECES);
-    let bar = bar.clone();
+    let pieces = BufWriter::with_capacity(PIECE, Sender { sender: sender.clone(), bar: bar.clone() });
     let packing = spawn_blocking(move || {
-        let mut writer = BufWriter::with_capacity(PIECE, Sender { sender: &sender, bar });
-        let packed = pack(&source, &mut writer).and_then(|()| writer.flush());
+        let mut builder = tar::Builder::new(pieces);
+        builder.follow_symlinks(false);
+        let packed = pack(&source, &mut builder).and_then(|()| builder.into_inner()?.flush());
         if let Err(error) = &packed {
             // Whoever no longer listens knows already.
             let _ = sender.blocking_send(Err(error.kind().into()));
@@ -152,20 +178,15 @@ fn packed(source: PathBuf, bar: &ProgressBar) -> (JoinHandle<io::Result<()>>, Bo
     (packing, Body::wrap_stream(pieces))
 }
 
-fn pack(source: &Path, writer: &mut impl Write) -> io::Result<()> {
-    let mut builder = tar::Builder::new(writer);
-    builder.follow_symlinks(false);
-    builder.append_dir_all(".", source)?;
-    builder.finish()
-}
+type Pieces = BufWriter<Sender>;
 
 /// Hands what is written to the connection.
-struct Sender<'a> {
-    sender: &'a mpsc::Sender<io::Result<Bytes>>,
+struct Sender {
+    sender: mpsc::Sender<io::Result<Bytes>>,
     bar: ProgressBar,
 }
 
-impl Write for Sender<'_> {
+impl Write for Sender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = Bytes::copy_from_slice(bytes);
         self.sender.blocking_send(Ok(piece)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
@@ -194,11 +215,11 @@ async fn down(files: &Files, source: &str, to: &Path, many: bool) -> Result<Stri
     Ok(target.display().to_string())
 }
 
-/// Writes beside the target and renames, so that a copy that breaks off leaves what was there. What is no regular file
-/// (`/dev/stdout`, a pipe) is written to as it is.
+/// Writes beside the target and renames, so that a copy that breaks off leaves what was there. Links, devices and pipes
+/// are written through: `/dev/stdout` must stay what it is.
 async fn down_file(files: &Files, source: &str, mode: u32, to: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::file("write", to, error);
-    let special = fs::metadata(to).is_ok_and(|there| !there.is_file());
+    let special = fs::symlink_metadata(to).is_ok_and(|there| !there.is_file());
     let place = if special { to.to_owned() } else { beside(to) };
     let download = files.download(source).await?;
     let mut file = tokio::fs::File::create(&place).await.map_err(failed)?;

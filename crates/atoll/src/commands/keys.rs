@@ -8,6 +8,7 @@ use crate::{
     cli::{self, Keys},
     failure::Failure,
     output::Format,
+    values::moment,
 };
 
 /// `atoll keys`
@@ -24,7 +25,7 @@ pub async fn keys(context: &Context, command: Keys) -> Result<(), Failure> {
 }
 
 fn row(key: &Key) -> Vec<String> {
-    vec![key.id.clone(), key.name.clone(), key.tenant.clone(), word(&key.role), key.created_at.to_string()]
+    vec![key.id.clone(), key.name.clone(), key.tenant.clone(), word(&key.role), moment(key.created_at)]
 }
 
 async fn create(

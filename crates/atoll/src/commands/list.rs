@@ -13,7 +13,7 @@ use crate::{
     cli::Ls,
     failure::Failure,
     output::Format,
-    values::{self, bytes, span},
+    values::{self, bytes, moment, span},
 };
 
 const RESTLESS: [Phase; 3] = [Phase::Creating, Phase::Running, Phase::Paused];
@@ -73,17 +73,14 @@ pub fn fields(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
         ("deny", network.deny.join(",")),
         ("runtime", sandbox.runtime.clone().unwrap_or_default()),
         ("labels", labels(sandbox)),
-        ("created", sandbox.created_at.to_string()),
-        ("ends", sandbox.expires_at.map(|at| at.to_string()).unwrap_or_default()),
-        ("last used", sandbox.last_activity.to_string()),
+        ("created", moment(sandbox.created_at)),
+        ("ends", sandbox.expires_at.map(moment).unwrap_or_default()),
+        ("last used", moment(sandbox.last_activity)),
     ];
     fields.extend(sandbox.env.iter().map(|(key, value)| ("env", format!("{key}={value}"))));
-    fields.extend(
-        sandbox
-            .history
-            .iter()
-            .map(|step| ("history", format!("{} {}: {}", step.at, word(&step.phase), step.reason.message))),
-    );
+    fields.extend(sandbox.history.iter().map(|step| {
+        ("history", format!("{} {}: {}", moment(step.at), word(&step.phase), step.reason.message))
+    }));
     fields.retain(|(_, value)| !value.is_empty());
     fields
 }

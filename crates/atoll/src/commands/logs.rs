@@ -9,7 +9,7 @@ use crate::{
     cli::Logs,
     failure::Failure,
     output::{self, Format},
-    values::last_lines,
+    values::{last_lines, moment},
 };
 
 /// `atoll logs`
@@ -33,7 +33,7 @@ pub async fn logs(context: &Context, args: Logs) -> Result<(), Failure> {
 }
 
 fn event_row(event: &Transition) -> Vec<String> {
-    vec![event.at.to_string(), word(&event.phase), event.reason.code.clone(), event.reason.message.clone()]
+    vec![moment(event.at), word(&event.phase), event.reason.code.clone(), event.reason.message.clone()]
 }
 
 /// The server counts bytes from the end, people count lines.

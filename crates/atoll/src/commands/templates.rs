@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::{fs, io::Read, path::Path};
 
 use super::{Context, tally, word};
-use crate::{cli::Templates, failure::Failure, output::Format};
+use crate::{cli::Templates, failure::Failure, output::Format, values::moment};
 
 /// `atoll templates`
 pub async fn templates(context: &Context, command: Templates) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ fn row(template: &Template) -> Vec<String> {
         template.version.to_string(),
         template.spec.image.clone(),
         word(&template.spec.tier),
-        template.created_at.to_string(),
+        moment(template.created_at),
     ]
 }
 
