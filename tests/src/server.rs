@@ -309,7 +309,7 @@ impl Server {
     /// The command failed.
     pub fn destroy(&self) -> Result<()> {
         let mut command = Command::new(crate::binary()?);
-        command.args(["destroy", "--yes", "--data"]).arg(self.data()).stdin(Stdio::null());
+        command.args(["destroy", "--force", "--data"]).arg(self.data()).stdin(Stdio::null());
         let output = command.output()?;
         ensure!(output.status.success(), "atoll destroy: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     story("images", async |run: &mut Run| {
         let maker = Server::start(Options::default()).await?;
         let kept = Registry::kept(&maker).await?;
-        let mirror = format!("docker.io=http://{}", kept.address());
+        let mirror = format!("http://{}", kept.address());
         let args = ["--registry-mirror", &mirror, "--disk", "3Gi"].map(str::to_owned).to_vec();
         let server = Server::start(Options { bare: true, args, ..Options::default() }).await?;
         run.case("a_short_name_comes_through_the_mirror", short_name(&server)).await;

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     story("older_clients", async |run: &mut Run| {
         let maker = Server::start(Options::default()).await?;
         let registry = Registry::kept(&maker).await?;
-        let mirror = format!("docker.io=http://{}", registry.address());
+        let mirror = format!("http://{}", registry.address());
         let args = ["--no-auth", "--registry-mirror", &mirror].map(str::to_owned).to_vec();
         let documented = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
         let listen = TcpListener::bind(documented).is_ok().then_some(documented);
