@@ -13,7 +13,7 @@ pub struct Cli {
 }
 
 /// What a command did.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Done {
     /// Its exit code; -1 when a signal ended it.
     pub code: i32,
@@ -112,6 +112,13 @@ impl Cli {
         let output = child.wait_with_output().await?;
         drop(stdin);
         Ok(Done::from(output))
+    }
+}
+
+impl std::fmt::Debug for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { code, stdout, stderr, .. } = self;
+        write!(f, "exits {code}, writes {stdout:?}, complains {stderr:?}")
     }
 }
 

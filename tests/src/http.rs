@@ -27,6 +27,8 @@ impl Http {
     /// # Errors
     /// The client could not be set up.
     pub fn new(url: &str, key: Option<&str>) -> Result<Self> {
+        // Somebody else in this process may have chosen one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().tls_certs_only([]).build()?;
         Ok(Self { client, url: url.to_owned(), key: key.map(str::to_owned) })
     }

@@ -83,7 +83,7 @@ impl Run {
             }
             Err(error) => {
                 self.failed += 1;
-                println!("test {case} ... FAILED ({seconds:.1} s)\n    {error:?}");
+                println!("test {case} ... FAILED ({seconds:.1} s)\n    {error:#}");
             }
         }
     }

@@ -93,7 +93,9 @@ async fn invalid_names(server: &Server) -> Result<()> {
             http.call(Method::PUT, &format!("/api/v1/templates/{name}"), json!({"image": "base"})).await?;
         ensure!(answer.status == 400, "{name}: {answer:?}");
     }
-    http.post("/api/v1/sandboxes", json!({"template": "no-such-template"})).await?.refusal(404)?;
+    let unknown = http.post("/api/v1/sandboxes", json!({"template": "no-such-template"})).await?;
+    unknown.refusal(400)?;
+    ensure!(unknown.body["field"] == "template", "{unknown:?}");
     Ok(())
 }
 

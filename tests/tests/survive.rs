@@ -26,6 +26,7 @@ fn main() -> ExitCode {
 
 async fn succeeded(server: &mut Server) -> Result<()> {
     let sandbox = server.create().await?;
+    ensure!(groups_of_sandboxes(server).contains(&sandbox.id), "its control group is not found");
     server
         .cli()?
         .output(&["exec", "-d", &sandbox.id, "--", "sh", "-c", "sleep 3; echo went on >/tmp/done; sleep 600"])

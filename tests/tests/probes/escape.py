@@ -141,7 +141,16 @@ def agent_binary():
 
 
 def agent_descriptors():
-    return f"sees {os.listdir('/proc/1/fd')}"
+    reached = []
+    for number in os.listdir("/proc/1/fd"):
+        for attempt in (os.readlink, lambda path: os.close(os.open(path, os.O_RDWR)), os.listdir):
+            try:
+                reached.append(attempt(f"/proc/1/fd/{number}"))
+            except OSError:
+                pass
+    if reached:
+        return f"reaches {reached}"
+    raise Refused("none can be followed or opened")
 
 
 def agent_root():
