@@ -27,7 +27,7 @@ use crate::{services::Services, world};
 const LONGEST_ID: usize = 128;
 
 fn api() -> OpenApiRouter<Arc<Services>> {
-    OpenApiRouter::with_openapi(description())
+    OpenApiRouter::new()
         .routes(routes!(sandboxes::create, sandboxes::list))
         .routes(routes!(sandboxes::get, sandboxes::update, sandboxes::delete))
         .routes(routes!(sandboxes::start))
@@ -81,7 +81,7 @@ fn description() -> OpenApi {
 /// The API's description, OpenAPI 3.1, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let (_, api) = OpenApiRouter::<Arc<Services>>::new().nest("/api/v1", api()).split_for_parts();
+    let (_, api) = OpenApiRouter::with_openapi(description()).nest("/api/v1", api()).split_for_parts();
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
