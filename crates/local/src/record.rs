@@ -78,20 +78,27 @@ impl Records {
     }
 
     /// Writes a record so that a crash at any instant leaves the old one or the new one. `durable` waits for the disk:
-    /// for what must be known after a power cut, not for a changed time of use.
+    /// for what must be known after a power cut, not for a changed time of use. A first record is waited for with its
+    /// directories: one that was lost would take the sandbox's files with it.
     ///
     /// # Errors
     /// When it cannot be written; the old one is still there then.
     pub fn save(&self, record: &Record, durable: bool) -> io::Result<()> {
         let directory = self.directory(record.sandbox.id());
         fs::create_dir_all(&directory)?;
-        let unfinished = directory.join("record.new");
+        let (unfinished, path) = (directory.join("record.new"), directory.join("record.json"));
+        let first = !path.exists();
         let mut file = File::create(&unfinished)?;
         file.write_all(&serde_json::to_vec(record)?)?;
         if durable {
             file.sync_all()?;
         }
-        fs::rename(&unfinished, directory.join("record.json"))
+        fs::rename(&unfinished, &path)?;
+        if first {
+            File::open(&directory)?.sync_all()?;
+            File::open(&self.root)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// Forgets a sandbox.
