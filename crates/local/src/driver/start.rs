@@ -120,13 +120,11 @@ impl Inner {
         let (inner, record) = (Arc::clone(self), entry.record());
         let (identity, group) = blocking(move || inner.launch(&record, &base)).await?;
         progress(CreateStep::Starting);
-        let process = identity.clone();
-        self.store(entry, |record| {
-            record.process = Some(process);
-            record.group = Some(group);
-            record.populated = true;
-        })
-        .await?;
+        // Written down when its agent answers: whoever finds the record before that ends what runs and makes it again.
+        let process = Some(identity.clone());
+        let launched =
+            Record { process, group: Some(group), populated: true, ..Record::clone(&entry.record()) };
+        entry.set(launched);
         unless_deleted(entry, self.await_agent(entry, &identity)).await?;
         Ok(identity)
     }
@@ -150,7 +148,7 @@ impl Inner {
         let base = Base::of(image);
         let kept = base.clone();
         let unsaved = Record { image: Some(kept), ..Record::clone(&record) };
-        // Saved with the process, which is the next thing to be recorded; until then another start finds it again.
+        // Saved when it runs; until then another start finds it again.
         entry.set(unsaved);
         Ok(base)
     }
