@@ -85,9 +85,12 @@ impl Failure {
 fn client_line(error: &atoll_client::Error) -> String {
     use atoll_client::Error;
     match error {
-        Error::Transport { url, .. } if error.is_unreachable() => format!(
+        Error::Transport { url, source } if is_refused(source) => format!(
             "no server answers at {url}: start one as root with `atoll serve`, or name one with --url or ATOLL_URL"
         ),
+        Error::Transport { .. } if error.is_unreachable() => one_line(&format!(
+            "cannot reach {error}; check --url or ATOLL_URL, and --ca when the server's certificate is a private one"
+        )),
         Error::Api { status: 401, message, .. } => format!(
             "{}: give a key with --api-key, ATOLL_API_KEY or api_key in {}; the server's admin key is in admin.key in \
              its data directory, readable by root there",
@@ -99,6 +102,16 @@ fn client_line(error: &atoll_client::Error) -> String {
         }
         other => one_line(&other.to_string()),
     }
+}
+
+/// Whether nothing listens there, rather than something that does not let us in.
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    })
 }
 
 fn one_line(text: &str) -> String {

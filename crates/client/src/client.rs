@@ -61,6 +61,8 @@ impl Client {
             .user_agent(concat!("atoll/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(KEEPALIVE)
+            // A WebSocket begins as a request of HTTP/1.1; over TLS an HTTP/2 connection could be chosen instead.
+            .http1_only()
             // A key must not follow a redirect to somebody else, and no answer of Atoll's is one.
             .redirect(Policy::none())
             .default_headers(headers(config.api_key.as_deref())?);
