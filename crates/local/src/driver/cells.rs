@@ -1,5 +1,4 @@
-//! Launches that are prepared ahead: a few cells, each a control group with a helper in it. Taking one starts the making of
-//! the next. It must not know what is launched in them.
+//! Launches that are prepared ahead: a few cells, each a control group with a helper in it. It must not know what is launched in them.
 
 use std::{
     path::PathBuf,
@@ -42,8 +41,13 @@ impl Cells {
     /// When none can be made; nothing is left of it then.
     pub fn take(&self) -> Result<Ready, LaunchError> {
         let ready = self.ready().pop();
-        self.taken.notify_one();
         ready.map_or_else(|| self.make(), Ok)
+    }
+
+    /// Has cells made in the place of those that were taken. To be called when a start is over: the making would compete
+    /// with it for the processor and the kernel's locks.
+    pub fn refill(&self) {
+        self.taken.notify_one();
     }
 
     fn ready(&self) -> std::sync::MutexGuard<'_, Vec<Ready>> {

@@ -78,7 +78,9 @@ impl Inner {
         entry: &Arc<Entry>,
         progress: &Progress,
     ) -> Result<Sandbox, DriverError> {
-        match self.try_bring_up(entry, progress).await {
+        let brought = self.try_bring_up(entry, progress).await;
+        self.cells.refill();
+        match brought {
             Ok(identity) => {
                 let reason = Reason::new("ready", "its agent answers");
                 let moved = self.move_to(entry, Phase::Running, reason, |_| ()).await?;
