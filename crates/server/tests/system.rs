@@ -267,3 +267,14 @@ async fn the_docs_page_is_ours_alone_and_keeps_everything_else_out() {
     assert_eq!(script.headers()["content-type"], "text/javascript; charset=utf-8");
     assert!(!script.text().await.unwrap().contains("innerHTML"));
 }
+
+#[tokio::test]
+async fn a_broken_handler_is_answered_and_breaks_nothing_else() {
+    let driver = FakeDriver::new(Box::new(|_, _| panic!("on purpose")));
+    let server = start_with(ServerConfig::default(), driver).await;
+    let exec = format!("/api/v1/sandboxes/{}/exec", server.create().await);
+    let (status, broken) = server.post(&exec, json!({"command": ["true"]})).await;
+    assert_eq!((status, broken["code"].as_str()), (500, Some("internal")));
+    assert!(!broken.to_string().contains("on purpose"));
+    assert_eq!(server.get("/readyz").await.0, 200);
+}

@@ -7,7 +7,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use std::{convert::Infallible, str::FromStr, sync::Arc};
+use std::{convert::Infallible, str::FromStr, sync::Arc, time::Duration};
 
 use super::error::ApiError;
 use crate::services::{Services, error::ServiceError};
@@ -38,8 +38,13 @@ fn refuse_other_types(headers: &HeaderMap) -> Result<(), ServiceError> {
     Err(ServiceError::invalid("Content-Type", format!("send `application/json`, not {sent:?}")))
 }
 
+/// A body that is to be read whole must have come after so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn whole_body(request: Request, limit: usize) -> Result<Bytes, ServiceError> {
-    match Limited::new(request.into_body(), limit).collect().await {
+    let body = Limited::new(request.into_body(), limit).collect();
+    let slow = |_| ServiceError::invalid("body", format!("did not come within {} s", PATIENCE.as_secs()));
+    match tokio::time::timeout(PATIENCE, body).await.map_err(slow)? {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(ServiceError::TooLarge(format!("a JSON body may have {limit} bytes")))

@@ -2,7 +2,7 @@
 //! moment; each transfer of a file has a connection of its own. It must not know what the calls are about.
 
 use atoll_core::{
-    driver::{DriverError, Target},
+    driver::{BoxStream, DriverError, Target},
     id::SandboxId,
     phase::Phase,
     sandbox::Sandbox,
@@ -85,7 +85,7 @@ impl Agents {
         {
             return Ok(agent);
         }
-        let stream = self.base.driver.connect(sandbox.id(), Target::Agent).await?;
+        let stream = self.connect(sandbox.id()).await?;
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -114,7 +114,7 @@ impl Agents {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         self.base.driver.touch(sandbox.id(), self.base.world.now());
-        let stream = self.base.driver.connect(sandbox.id(), Target::Agent).await?;
+        let stream = self.connect(sandbox.id()).await?;
         let greeted = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = greeted.map_err(|error| silent(sandbox.id(), &error))?;
         tokio::spawn(async move {
@@ -123,6 +123,11 @@ impl Agents {
             }
         });
         sender.send_request(request).await.map_err(|error| silent(sandbox.id(), &error))
+    }
+
+    async fn connect(&self, id: &SandboxId) -> Result<BoxStream, ServiceError> {
+        let connected = self.base.driver.connect(id, Target::Agent).await;
+        Ok(connected.inspect_err(|error| self.base.metrics.driver_failed(error))?)
     }
 
     /// Closes connections that nothing used lately, for as long as the server runs.
