@@ -106,12 +106,13 @@ impl Table {
         let process =
             self.insert(forked.pid, options, streams.input, streams.controller, streams.outputs.len());
         let guard = guarded.then(|| KillOnDrop(Arc::clone(&process)));
+        // Before anything is waited for: a client that leaves now must not leave a command whose output never ends.
+        for (stream, source) in streams.outputs {
+            tokio::spawn(process::pump(Arc::clone(&process), stream, source));
+        }
         if let Err(error) = forked.started(&plan).await {
             self.processes().remove(&process.description.id);
             return Err(error.into());
-        }
-        for (stream, source) in streams.outputs {
-            tokio::spawn(process::pump(Arc::clone(&process), stream, source));
         }
         if let Some(timeout) = timeout {
             let process = Arc::clone(&process);
