@@ -72,9 +72,14 @@ async fn a_terminal_takes_input_sizes_and_its_end() {
     let bench = bench().await;
     let mut socket = bench.open("command=sh&tty=true&cols=91&rows=31").await;
     say(&mut socket, json!({"type": "input", "data": "stty size; echo é; stty -echo\n"})).await;
+    let mut texts = Vec::new();
+    while !output(&texts).contains("31 91") {
+        let message = socket.next().await.unwrap().unwrap();
+        texts.push(serde_json::from_str(message.to_text().unwrap()).unwrap());
+    }
     say(&mut socket, json!({"type": "resize", "cols": 50, "rows": 20})).await;
-    say(&mut socket, json!({"type": "input", "data": "sleep 0.2; stty size; exit 7\n"})).await;
-    let (texts, _) = rest(&mut socket).await;
+    say(&mut socket, json!({"type": "input", "data": "stty size; exit 7\n"})).await;
+    texts.extend(rest(&mut socket).await.0);
     assert_eq!(texts[0]["type"], "started");
     let said = output(&texts);
     assert!(said.contains("31 91") && said.contains("20 50") && said.contains('é'), "{said}");
