@@ -58,6 +58,8 @@ impl Arguments {
                 "--listen-fd" => listen = Some(Listen::Inherited(descriptor(&value)?)),
                 "--listen-tcp" => address = Some(value),
                 "--public-key" => public_key = Some(value),
+                // A container's standard output is what its runtime passes on.
+                "--log-fd" if value == "1" => log = Some(1),
                 "--log-fd" => log = Some(descriptor(&value)?),
                 _ => return Err(ArgumentError::Usage(format!("{name} is not known"))),
             }
@@ -119,11 +121,11 @@ mod tests {
             (local.config, local.listen, local.log),
             (Config::Inherited(4), Listen::Inherited(3), Some(5))
         );
-        let remote = parse("--config /c.json --listen-tcp 0.0.0.0:1 --public-key ab").unwrap();
+        let remote = parse("--config /c.json --listen-tcp 0.0.0.0:1 --public-key ab --log-fd 1").unwrap();
         let listen = Listen::Tcp { address: "0.0.0.0:1".into(), public_key: "ab".into() };
         assert_eq!(
             (remote.config, remote.listen, remote.log),
-            (Config::File("/c.json".into()), listen, None)
+            (Config::File("/c.json".into()), listen, Some(1))
         );
     }
 
@@ -135,6 +137,7 @@ mod tests {
             "--listen-fd 3",
             "--config-fd x --listen-fd 3",
             "--config-fd 1 --listen-fd 3",
+            "--config-fd 4 --listen-fd 3 --log-fd 2",
             "--config-fd",
             "--what 3",
             "--config-fd 4 --listen-tcp 0.0.0.0:1",

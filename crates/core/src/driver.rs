@@ -23,6 +23,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// A [`Stream`] of whatever kind.
 pub type BoxStream = Box<dyn Stream>;
 
+/// Makes the proof that a request to an agent comes from its server: of the time in milliseconds since the epoch, the
+/// method, and the path with its query. It is sent as the header that the agent's protocol names.
+pub type AgentSigner = Arc<dyn Fn(u64, &str, &str) -> String + Send + Sync>;
+
 /// A stream of log chunks that ends when the log does.
 pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<Vec<u8>, DriverError>> + Send>>;
 
@@ -213,6 +217,12 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Connects to a running sandbox, waking it first when it rests.
     async fn connect(&self, id: &SandboxId, target: Target) -> Result<BoxStream, DriverError>;
+
+    /// How each request to its agent must be signed; `None` where whoever can connect is trusted, or there is no such
+    /// sandbox.
+    fn agent_signer(&self, _id: &SandboxId) -> Option<AgentSigner> {
+        None
+    }
 
     /// What its start command wrote, also after its death: the last `tail` bytes, then, with `follow`, what comes.
     async fn logs(&self, id: &SandboxId, tail: u64, follow: bool) -> Result<LogStream, DriverError>;

@@ -22,6 +22,8 @@ const V1_CONTROLLERS: [&str; 6] = ["memory", "cpu", "cpuacct", "pids", "freezer"
 #[derive(Clone, Debug)]
 pub struct Cgroups {
     layout: Layout,
+    /// Hierarchies that sandboxes are not limited by, but in which an OCI runtime makes groups all the same.
+    others: Vec<PathBuf>,
     parent: String,
 }
 
@@ -85,7 +87,8 @@ impl Cgroups {
     pub fn discover(parent: &str) -> Result<Self, CgroupError> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").map_err(at(Path::new("/proc/self/mountinfo")))?;
-        Ok(Self { layout: layout(&mounts)?, parent: parent.to_owned() })
+        let layout = layout(&mounts)?;
+        Ok(Self { others: others(&mounts, &layout), layout, parent: parent.to_owned() })
     }
 
     /// `1` or `2`.
@@ -116,7 +119,7 @@ impl Cgroups {
 
     /// Removes the group of all our sandboxes, when it is empty.
     pub fn remove_parent(&self) {
-        for directory in self.roots() {
+        for directory in self.roots().iter().chain(&self.others) {
             let _ = fs::remove_dir(directory.join(&self.parent));
         }
     }
@@ -228,7 +231,8 @@ impl Cgroups {
     /// When processes do not go away.
     pub fn remove(&self, name: &str) -> Result<(), CgroupError> {
         let deadline = Instant::now() + PATIENCE;
-        for group in self.groups(name) {
+        let others = self.others.iter().map(|root| root.join(&self.parent).join(name));
+        for group in self.groups(name).into_iter().chain(others) {
             while let Err(error) = fs::remove_dir(&group) {
                 match error.kind() {
                     io::ErrorKind::NotFound => break,
@@ -250,6 +254,7 @@ impl Cgroups {
         let mut names: Vec<String> = self
             .roots()
             .iter()
+            .chain(&self.others)
             .filter_map(|root| fs::read_dir(root.join(&self.parent)).ok())
             .flat_map(|entries| entries.flatten())
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -340,6 +345,16 @@ fn layout(mountinfo: &str) -> Result<Layout, CgroupError> {
     unified.map(Layout::V2).ok_or(CgroupError::Missing("memory"))
 }
 
+/// Every mounted hierarchy that is not in the layout.
+fn others(mountinfo: &str, layout: &Layout) -> Vec<PathBuf> {
+    let Layout::V1(ours) = layout else { return Vec::new() };
+    let points = mountinfo.lines().filter_map(mount).filter(|(_, kind, _)| kind.starts_with("cgroup"));
+    points
+        .map(|(point, ..)| PathBuf::from(point))
+        .filter(|point| ours.values().all(|it| it != point))
+        .collect()
+}
+
 /// Mount point, type and superblock options of a line of mountinfo (proc(5)).
 fn mount(line: &str) -> Option<(&str, &str, &str)> {
     let (before, after) = line.split_once(" - ")?;
@@ -363,7 +378,9 @@ mod tests {
 
     #[test]
     fn a_hybrid_is_version_one_and_shared_mounts_count_once() {
-        let groups = Cgroups { layout: layout(HYBRID).unwrap(), parent: "p".into() };
+        let layout = layout(HYBRID).unwrap();
+        let groups = Cgroups { others: others(HYBRID, &layout), layout, parent: "p".into() };
+        assert_eq!(groups.others, [Path::new("/sys/fs/cgroup/unified")]);
         assert_eq!((groups.version(), groups.roots().len()), (1, 4));
         assert_eq!(groups.group("cpuacct", "x"), Path::new("/sys/fs/cgroup/cpu/p/x"));
     }

@@ -8,6 +8,7 @@ use crate::{
     cgroup::Cgroups,
     images::RegistryConfig,
     net::{self, State},
+    oci,
 };
 
 /// Overlay on ownership-mapped mounts came with this.
@@ -25,7 +26,7 @@ pub async fn doctor(data: &Path, registries: &RegistryConfig) -> Vec<Check> {
         tool("losetup", "util-linux"),
     ]);
     checks.extend(net::doctor().into_iter().map(network));
-    checks.extend([disk(data), tool("mmdebstrap", "mmdebstrap")]);
+    checks.extend([disk(data), tool("mmdebstrap", "mmdebstrap"), runtimes()]);
     checks.push(registry(registries).await);
     checks
 }
@@ -105,13 +106,19 @@ fn io_limits() -> Check {
 }
 
 fn tool(name: &str, package: &str) -> Check {
-    let path = std::env::split_paths("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .map(|directory| directory.join(name))
-        .find(|path| path.exists());
-    match path {
+    match oci::program(name) {
         Some(path) => check(name, CheckStatus::Ok, path.display().to_string(), None),
         None => check(name, CheckStatus::Fail, "not installed", Some(&format!("apt-get install {package}"))),
     }
+}
+
+fn runtimes() -> Check {
+    let installed = oci::installed();
+    if installed.is_empty() {
+        let detail = "none beside our own launcher, which needs none";
+        return check("OCI runtimes", CheckStatus::Ok, detail, None);
+    }
+    check("OCI runtimes", CheckStatus::Ok, installed.join(", "), None)
 }
 
 fn network(finding: net::Finding) -> Check {

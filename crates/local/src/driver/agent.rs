@@ -9,6 +9,9 @@ use serde::Deserialize;
 use std::{fs::File, io, os::fd::AsRawFd, path::Path, time::Duration};
 use tokio::net::UnixStream;
 
+use atoll_core::driver::{AgentSigner, BoxStream};
+use atoll_proto::sign::SIGNATURE_HEADER;
+
 /// How long an agent may take to answer before it counts as not answering.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -23,8 +26,8 @@ pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 /// Returns when the agent answers.
-pub async fn health(socket: &Path) -> io::Result<()> {
-    let answer = ask(socket, Method::GET, "/health").await?;
+pub async fn health(stream: BoxStream) -> io::Result<()> {
+    let answer = ask(stream, Method::GET, "/health", None).await?;
     if answer.is_empty() { Ok(()) } else { Err(io::Error::other("the agent answered something else")) }
 }
 
@@ -37,22 +40,36 @@ pub struct Activity {
 }
 
 /// Asks what keeps the sandbox awake.
-pub async fn activity(socket: &Path) -> io::Result<Activity> {
-    let answer = ask(socket, Method::POST, "/atoll.agent.v1.Agent/Activity").await?;
+pub async fn activity(stream: BoxStream, signer: Option<AgentSigner>) -> io::Result<Activity> {
+    let answer = ask(stream, Method::POST, "/atoll.agent.v1.Agent/Activity", signer).await?;
     serde_json::from_slice(&answer).map_err(io::Error::other)
 }
 
-async fn ask(socket: &Path, method: Method, path: &str) -> io::Result<Bytes> {
-    let asked = tokio::time::timeout(PATIENCE, send(socket, method, path)).await;
+async fn ask(
+    stream: BoxStream,
+    method: Method,
+    path: &str,
+    signer: Option<AgentSigner>,
+) -> io::Result<Bytes> {
+    let asked = tokio::time::timeout(PATIENCE, send(stream, method, path, signer)).await;
     asked.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the agent does not answer"))?
 }
 
-async fn send(socket: &Path, method: Method, path: &str) -> io::Result<Bytes> {
-    let stream = connect(socket).await?;
+async fn send(
+    stream: BoxStream,
+    method: Method,
+    path: &str,
+    signer: Option<AgentSigner>,
+) -> io::Result<Bytes> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
     let body = if method == Method::POST { "{}" } else { "" };
-    let request = Request::builder()
+    let mut request = Request::builder();
+    if let Some(sign) = signer {
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).map_err(io::Error::other)?;
+        request = request.header(SIGNATURE_HEADER, sign(now, method.as_str(), path));
+    }
+    let request = request
         .method(method)
         .uri(path)
         .header("host", "agent")

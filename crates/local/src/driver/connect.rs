@@ -15,7 +15,7 @@ use atoll_core::{
     sandbox::Reason,
 };
 
-use super::{Inner, agent, conflict, internal, table::Entry};
+use super::{Inner, conflict, internal, table::Entry};
 use crate::{net::connect_in, record::Record};
 
 /// How long a program in a sandbox may take to accept.
@@ -31,10 +31,7 @@ impl Inner {
         entry.touch(jiff::Timestamp::now());
         let record = entry.record();
         match target {
-            Target::Agent => {
-                let stream = agent::connect(&self.socket(&record)).await;
-                Ok(Box::new(stream.map_err(|error| lost(entry, &error))?))
-            }
+            Target::Agent => self.to_agent(&record).await.map_err(|error| lost(entry, &error)),
             Target::Port(port) => Ok(Box::new(to_port(self, &record, port).await?)),
         }
     }

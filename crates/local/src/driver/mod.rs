@@ -10,6 +10,7 @@ mod images;
 mod logs;
 mod port;
 mod rest;
+mod runtime;
 mod start;
 mod table;
 mod watch;
@@ -29,6 +30,7 @@ use atoll_core::{
     quantity::Bytes,
     sandbox::{Reason, Sandbox},
 };
+use atoll_proto::sign::RequestSigner;
 
 use self::{
     cells::Cells,
@@ -111,6 +113,8 @@ struct Inner {
     slots: Mutex<Addresses>,
     starting: Semaphore,
     events: broadcast::Sender<Event>,
+    /// Signs requests to agents that listen on TCP.
+    key: Arc<RequestSigner>,
     _lock: File,
 }
 
@@ -153,6 +157,7 @@ impl Inner {
         let mount_point = run.join("mnt");
         fs::create_dir_all(&mount_point)?;
         let agent = install_agent(&run, config.agent)?;
+        let key = runtime::agent_key(&config.data)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cells = Cells::new(cgroups.clone(), config.launcher.clone(), mount_point, cores * 2);
         Ok(Self {
@@ -169,6 +174,7 @@ impl Inner {
             slots: Mutex::new(Addresses::new(SLOTS)),
             starting: Semaphore::new(cores * 2),
             events: broadcast::channel(EVENTS).0,
+            key: Arc::new(key),
             _lock: lock,
         })
     }
@@ -229,6 +235,7 @@ impl Inner {
     /// the network namespace: waiting for that would cost 20 ms.
     fn clean_up(&self, record: &Record) -> Result<(), DriverError> {
         self.cgroups.kill(record.group());
+        self.forget_container(record)?;
         self.cgroups.remove(record.group()).map_err(internal)?;
         if !record.sandbox.spec.network.is_default() {
             self.router.clear_policy(record.slot).map_err(internal)?;
@@ -285,6 +292,7 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
             cgroups.remove(&name)?;
         }
         cgroups.remove_parent();
+        remove_tree(&runtime::bundles(&host.net))?;
         Router::destroy(&host.net)?;
         Disk::close(data)?;
         host::release(data, &host);
@@ -292,7 +300,7 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
     for name in ["sandboxes", "run", "disk"] {
         remove_tree(&data.join(name))?;
     }
-    for name in ["disk.img", "disk.img.new", "host.json.new"] {
+    for name in ["disk.img", "disk.img.new", "host.json.new", "agent.key", "agent.key.new"] {
         remove_file(&data.join(name))?;
     }
     Ok(())

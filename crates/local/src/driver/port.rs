@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use atoll_core::{
     driver::{
-        BoxStream, Check, Driver, DriverError, Event, ListQuery, LogStream, Page, Progress, Target, Usage,
+        AgentSigner, BoxStream, Check, Driver, DriverError, Event, ListQuery, LogStream, Page, Progress,
+        Target, Usage,
     },
     id::SandboxId,
     image::Images,
@@ -72,6 +73,11 @@ impl Driver for LocalDriver {
     async fn connect(&self, id: &SandboxId, target: Target) -> Result<BoxStream, DriverError> {
         let entry = self.inner.entry(id)?;
         self.inner.connect(&entry, target).await
+    }
+
+    fn agent_signer(&self, id: &SandboxId) -> Option<AgentSigner> {
+        let entry = self.inner.table.get(id)?;
+        self.inner.signer(&entry.record())
     }
 
     async fn logs(&self, id: &SandboxId, tail: u64, follow: bool) -> Result<LogStream, DriverError> {

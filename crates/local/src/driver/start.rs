@@ -57,12 +57,7 @@ impl Inner {
     /// What can be refused before anything is recorded.
     fn check(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
         self.check_network(&sandbox.spec.network)?;
-        match &sandbox.spec.runtime {
-            None => Ok(()),
-            Some(name) => Err(DriverError::Unsupported(format!(
-                "runtime {name:?} cannot be used by this server; leave `runtime` out of the template"
-            ))),
-        }
+        Self::check_runtime(sandbox.spec.runtime.as_deref())
     }
 
     /// Whether the network can keep to the policy.
@@ -124,8 +119,7 @@ impl Inner {
         progress(CreateStep::Starting);
         // Written down when its agent answers: whoever finds the record before that ends what runs and makes it again.
         let process = Some(identity.clone());
-        let launched =
-            Record { process, group: Some(group), populated: true, ..Record::clone(&entry.record()) };
+        let launched = Record { process, group, populated: true, ..Record::clone(&entry.record()) };
         entry.set(launched);
         unless_deleted(entry, self.await_agent(entry, &identity)).await?;
         Ok(identity)
@@ -156,9 +150,14 @@ impl Inner {
     }
 
     /// Makes what the sandbox needs and starts its first process. Blocks for some milliseconds.
-    fn launch(&self, record: &Record, base: &Base) -> Result<(Identity, String), DriverError> {
+    fn launch(&self, record: &Record, base: &Base) -> Result<(Identity, Option<String>), DriverError> {
         let spec = &record.sandbox.spec;
-        let (id, uid) = (spec.id.as_str(), self.host.uid(record.slot));
+        let id = spec.id.as_str();
+        let through = self.through(record)?;
+        let uid = match &through {
+            Some(through) if !through.maps_ids() => 0,
+            _ => self.host.uid(record.slot),
+        };
         let layers = if record.populated {
             self.disk.layers(id)
         } else {
@@ -181,15 +180,22 @@ impl Inner {
             network: routed.then(|| Routed { plan: self.host.net.clone(), slot: record.slot }),
             sudo: spec.sudo,
             fresh: !record.populated,
+            through,
         };
+        let through = order.through.is_some();
         let order = self.order(record, &order)?;
+        if through {
+            // The runtime makes the control group itself, under the sandbox's own name.
+            let cell = Cell::prepare(&self.config.launcher, &self.bundles(), &[]).map_err(internal)?;
+            return Ok((started(cell, order)?, None));
+        }
         let Ready { group, cell } = self.cells.take().map_err(internal)?;
         let launched = self.launch_in(&group, cell, order, &spec.limits);
         if launched.is_err() {
             self.cgroups.kill(&group);
             self.cgroups.remove(&group).map_err(internal)?;
         }
-        Ok((launched?, group))
+        Ok((launched?, Some(group)))
     }
 
     fn launch_in(
@@ -200,9 +206,7 @@ impl Inner {
         limits: &Limits,
     ) -> Result<Identity, DriverError> {
         self.cgroups.limit(group, limits).map_err(internal)?;
-        let pid = cell.launch(order).map_err(internal)?;
-        Identity::of(pid)
-            .map_err(|_| DriverError::Internal("the sandbox ended as soon as it had started".into()))
+        started(cell, order)
     }
 
     /// Writes the order to a file that is locked as long as the helper works: see [`super::adopt`].
@@ -227,10 +231,11 @@ impl Inner {
     }
 
     async fn await_agent(&self, entry: &Entry, identity: &Identity) -> Result<(), DriverError> {
-        let socket = self.socket(&entry.record());
+        let record = entry.record();
         let deadline = Instant::now() + AGENT_PATIENCE;
         loop {
-            let Err(error) = agent::health(&socket).await else { return Ok(()) };
+            let asked = async { agent::health(self.to_agent(&record).await?).await };
+            let Err(error) = asked.await else { return Ok(()) };
             if identity.open().is_none() {
                 return Err(DriverError::Internal(
                     "the sandbox's first process ended before it answered".into(),
@@ -242,6 +247,11 @@ impl Inner {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+fn started(cell: Cell, order: File) -> Result<Identity, DriverError> {
+    let pid = cell.launch(order).map_err(internal)?;
+    Identity::of(pid).map_err(|_| DriverError::Internal("the sandbox ended as soon as it had started".into()))
 }
 
 /// Gives up what may take long when the sandbox is to go. Not for the launch: what that has begun, it must end.

@@ -102,7 +102,11 @@ async fn is_busy(inner: &Arc<Inner>, entry: &Arc<Entry>) -> bool {
     if record.sandbox.phase != Phase::Running {
         return false;
     }
-    let told = agent::activity(&inner.socket(&record)).await.unwrap_or_default();
+    let asked = async {
+        let stream = inner.to_agent(&record).await?;
+        agent::activity(stream, inner.signer(&record)).await
+    };
+    let told = asked.await.unwrap_or_default();
     if !told.awake_because.is_empty() {
         return true;
     }

@@ -54,14 +54,21 @@ fn prepare(workplace: &Path, groups: &[PathBuf]) -> Step {
 
 fn serve(mut order: File) -> Step<i32> {
     let launch = read(&mut order).during("read the order")?;
+    match &launch.through {
+        Some(through) => crate::oci::helper::serve(&launch, through),
+        None => start(&launch),
+    }
+}
+
+fn start(launch: &Launch) -> Step<i32> {
     let inherited = Inherited {
         listener: listen(&launch.socket).during("bind the agent's socket")?,
-        config: config_file(&launch).during("write the agent's configuration")?,
+        config: config_file(launch).during("write the agent's configuration")?,
         log: log_file(&launch.log).during("open the log")?,
         agent: mounts::agent(&launch.agent)?,
     };
-    let mut founded = Founded::fork(&launch, inherited)?;
-    let started = founded.carry_through(&launch);
+    let mut founded = Founded::fork(launch, inherited)?;
+    let started = founded.carry_through(launch);
     if started.is_err() {
         founded.abandon();
         let _ = fs::remove_file(&launch.socket);
@@ -107,7 +114,8 @@ fn config_file(launch: &Launch) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn log_file(path: &Path) -> io::Result<OwnedFd> {
+/// The log, made when there is none.
+pub fn log_file(path: &Path) -> io::Result<OwnedFd> {
     let options = &mut File::options();
     Ok(options.read(true).write(true).create(true).truncate(false).open(path)?.into())
 }
@@ -139,7 +147,7 @@ impl Founded {
         map_ids(self.founder, launch.uid_base).during("map user ids")?;
         let path = format!("/proc/{}/ns/user", self.founder);
         let userns = File::open(path).during("open the user namespace")?;
-        mounts::overlay(launch, userns.as_fd())?;
+        mounts::overlay(launch, Some(userns.as_fd()))?;
         self.tell_to_go()?;
         let Report::First(first) = self.next_report()? else { return Err(out_of_turn()) };
         self.first = Some(first);
@@ -231,7 +239,8 @@ impl Report {
     }
 }
 
-fn map_ids(pid: i32, base: u32) -> io::Result<()> {
+/// Maps the ids of a user namespace that `pid` has made.
+pub fn map_ids(pid: i32, base: u32) -> io::Result<()> {
     let map = format!("0 {base} {UIDS_PER_SANDBOX}");
     fs::write(format!("/proc/{pid}/uid_map"), &map)?;
     fs::write(format!("/proc/{pid}/gid_map"), &map)
@@ -242,7 +251,8 @@ fn enter(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
 }
 
-fn connect(launch: &Launch, first: i32) -> Step {
+/// Gives the network namespace of a process the sandbox's network.
+pub fn connect(launch: &Launch, first: i32) -> Step {
     let path = format!("/proc/{first}/ns/net");
     let netns = File::open(path).during("open the network namespace")?;
     match &launch.network {

@@ -57,7 +57,7 @@ fn settle(launch: &Launch, inherited: Inherited, going: &mut PipeReader) -> Step
 enum Never {}
 
 /// The files by which programs learn names. They replace whatever the image has, links included.
-fn write_names(launch: &Launch) -> io::Result<()> {
+pub fn write_names(launch: &Launch) -> io::Result<()> {
     let name = &launch.hostname;
     fs::create_dir_all("/etc")?;
     replace("/etc/hostname", &format!("{name}\n"))?;

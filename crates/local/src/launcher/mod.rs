@@ -12,12 +12,13 @@
 //! It must not know of images, records or the agent's protocol: it is given directories, descriptors and bytes.
 
 mod cell;
-mod entry;
-mod first;
+pub(crate) mod entry;
+pub(crate) mod first;
 mod founder;
-mod mounts;
-mod privileges;
-mod raw;
+pub(crate) mod mounts;
+pub(crate) mod privileges;
+pub(crate) mod raw;
+pub(crate) mod syscalls;
 
 pub use cell::Cell;
 pub use entry::entry;
@@ -25,7 +26,7 @@ pub use entry::entry;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use crate::net::NetPlan;
+use crate::{net::NetPlan, oci::Through};
 
 /// First argument of the re-executed helper.
 pub const ENTRY: &str = "atoll-launch";
@@ -60,6 +61,8 @@ pub struct Launch {
     pub sudo: bool,
     /// Whether the root filesystem is new, so that host name and name server are to be written.
     pub fresh: bool,
+    /// The OCI runtime that does it, in place of this launcher.
+    pub through: Option<Through>,
 }
 
 /// A routed network: where the router is and which link is ours.

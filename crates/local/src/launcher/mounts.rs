@@ -14,7 +14,8 @@ use super::{
     raw::{self, During, Step, StepError, cstring},
 };
 
-const ROOT: &str = "root";
+/// The new root's place below the workplace.
+pub const ROOT: &str = "root";
 const NODES: [&CStr; 6] =
     [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom", c"/dev/tty"];
 const LINKS: [(&str, &str); 5] = [
@@ -25,7 +26,7 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 /// Must show nothing. Files get /dev/null, directories an empty read-only filesystem.
-const MASKED: [&CStr; 13] = [
+pub const MASKED: [&CStr; 13] = [
     c"/proc/acpi",
     c"/proc/asound",
     c"/proc/interrupts",
@@ -41,7 +42,7 @@ const MASKED: [&CStr; 13] = [
     c"/sys/firmware",
 ];
 /// May be read only.
-const READ_ONLY: [&CStr; 4] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys"];
+pub const READ_ONLY: [&CStr; 4] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys"];
 const HARMLESS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
 /// Nothing that is mounted here may be seen elsewhere, nor the other way round.
@@ -67,9 +68,10 @@ pub fn enter_workplace(mount_point: &Path) -> Step {
     fs::create_dir(ROOT).during("make the place for the root")
 }
 
-/// Mounts the overlay at `root` in the workplace. Only the lower layers are mapped: overlayfs writes no upper that is.
+/// Mounts the overlay at `root` in the workplace. Only the lower layers are mapped, by the ids of `userns`:
+/// overlayfs writes no upper that is.
 /// Names are short, because all of them must fit into one page.
-pub fn overlay(launch: &Launch, userns: BorrowedFd<'_>) -> Step {
+pub fn overlay(launch: &Launch, userns: Option<BorrowedFd<'_>>) -> Step {
     for (index, lower) in launch.lowers.iter().enumerate() {
         map_layer(lower, index, userns).during(format_args!("map the layer {}", lower.display()))?;
     }
@@ -80,12 +82,12 @@ pub fn overlay(launch: &Launch, userns: BorrowedFd<'_>) -> Step {
     raw::mount(c"overlay", c"root", c"overlay", 0, &options).during("mount the overlay")
 }
 
-fn map_layer(lower: &Path, index: usize, userns: BorrowedFd<'_>) -> Step {
+fn map_layer(lower: &Path, index: usize, userns: Option<BorrowedFd<'_>>) -> Step {
     let name = index.to_string();
     fs::create_dir(&name).during("make its place")?;
     let tree = raw::clone_mount(&cstring(lower)?).during("clone its mount")?;
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV;
-    raw::set_attributes(tree.as_fd(), attributes, Some(userns)).during("map its ids")?;
+    raw::set_attributes(tree.as_fd(), attributes, userns).during("map its ids")?;
     raw::attach(tree.as_fd(), &cstring(Path::new(&name))?).during("attach it")
 }
 

@@ -4,10 +4,21 @@ use std::{io, ptr};
 
 use super::raw::{During, Step, check};
 
-/// Kept in the bounding set, because ordinary administration inside the sandbox needs them: the numbers of CHOWN,
-/// DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, NET_BIND_SERVICE, SYS_CHROOT and SETFCAP in `linux/capability.h`.
-/// SYS_PTRACE, SYS_ADMIN and NET_RAW are not among them, so root inside cannot take over the agent or forge packets.
-const KEPT: [u32; 10] = [0, 1, 3, 4, 5, 6, 7, 10, 18, 31];
+/// Kept in the bounding set, because ordinary administration inside the sandbox needs them; numbers and names are those of
+/// `linux/capability.h`. SYS_PTRACE, SYS_ADMIN and NET_RAW are not among them, so root inside cannot take over the agent
+/// or forge packets.
+pub const KEPT: [(u32, &str); 10] = [
+    (0, "CAP_CHOWN"),
+    (1, "CAP_DAC_OVERRIDE"),
+    (3, "CAP_FOWNER"),
+    (4, "CAP_FSETID"),
+    (5, "CAP_KILL"),
+    (6, "CAP_SETGID"),
+    (7, "CAP_SETUID"),
+    (10, "CAP_NET_BIND_SERVICE"),
+    (18, "CAP_SYS_CHROOT"),
+    (31, "CAP_SETFCAP"),
+];
 
 /// Allowed calls; everything else is EPERM. Compiled by the build script.
 static ALLOWED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/allowed.bpf"));
@@ -33,7 +44,7 @@ fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
 }
 
 fn shrink_bounding_set() -> io::Result<()> {
-    for capability in (0..64).filter(|c| !KEPT.contains(c)) {
+    for capability in (0..64).filter(|c| KEPT.iter().all(|kept| kept.0 != *c)) {
         match prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability)) {
             // The kernel does not know so high a number.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
@@ -81,7 +92,7 @@ struct CapData {
 const CAP_VERSION: u32 = 0x2008_0522;
 
 fn set_capabilities() -> io::Result<()> {
-    let kept = KEPT.iter().fold(0_u32, |set, capability| set | 1 << capability);
+    let kept = KEPT.iter().fold(0_u32, |set, kept| set | 1 << kept.0);
     let header = CapHeader { version: CAP_VERSION, pid: 0 };
     let none = CapData { effective: 0, permitted: 0, inheritable: 0 };
     let data = [CapData { effective: kept, permitted: kept, inheritable: 0 }, none];
@@ -89,11 +100,21 @@ fn set_capabilities() -> io::Result<()> {
     unsafe { check(libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr())).map(drop) }
 }
 
+/// A resource limit: which, soft, hard.
+pub type ResourceLimit = (libc::__rlimit_resource_t, u64, u64);
+
 /// No core files, and as many descriptors as programs expect, or as the machine gives.
-pub fn set_limits() -> Step {
-    limit(libc::RLIMIT_CORE, 0, 0).during("limit core files")?;
+pub fn limits() -> Step<[ResourceLimit; 2]> {
     let most = hard_limit(libc::RLIMIT_NOFILE).during("read the limit of open files")?.min(1 << 20);
-    limit(libc::RLIMIT_NOFILE, most.min(65536), most).during("limit open files")
+    Ok([(libc::RLIMIT_CORE, 0, 0), (libc::RLIMIT_NOFILE, most.min(65536), most)])
+}
+
+/// Sets [`limits`] for this process and all that come from it.
+pub fn set_limits() -> Step {
+    for (resource, soft, hard) in limits()? {
+        limit(resource, soft, hard).during("set resource limits")?;
+    }
+    Ok(())
 }
 
 fn hard_limit(resource: libc::__rlimit_resource_t) -> io::Result<u64> {

@@ -61,6 +61,23 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
+/// Does something in a process of its own, for what cannot be taken back: a root, a uid.
+pub fn apart(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    match fork()? {
+        Fork::Child => exit(work().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO))),
+        Fork::Parent(child) => {
+            let mut status = 0;
+            // SAFETY: `status` is a valid place for the status.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            match (waited == child && libc::WIFEXITED(status)).then(|| libc::WEXITSTATUS(status)) {
+                Some(0) => Ok(()),
+                Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+                None => Err(io::Error::other("the process that did it was killed")),
+            }
+        }
+    }
+}
+
 /// Leaves at once, without running anything of the process it was forked from.
 pub fn exit(code: i32) -> ! {
     // SAFETY: takes no memory and does not return.

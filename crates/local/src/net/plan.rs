@@ -106,7 +106,8 @@ impl NetPlan {
         self.run_dir().join("netns")
     }
 
-    pub(super) fn run_dir(&self) -> PathBuf {
+    /// The folder of this network; others may keep files of the same data directory there.
+    pub fn run_dir(&self) -> PathBuf {
         self.run_root.join(&self.tag)
     }
 
