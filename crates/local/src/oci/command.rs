@@ -112,11 +112,8 @@ struct Line {
 
 /// The last thing that a runtime's log calls an error; lines in another form are not understood.
 fn last_error(log: &str) -> Option<String> {
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines
-        .filter(|line| ["error", "fatal", "panic"].contains(&line.level.as_str()))
-        .next_back()
-        .map(|line| line.msg)
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    lines.rfind(|line| ["error", "fatal", "panic"].contains(&line.level.as_str())).map(|line| line.msg)
 }
 
 #[cfg(test)]

@@ -2,16 +2,17 @@
 //! moment; each transfer of a file has a connection of its own. It must not know what the calls are about.
 
 use atoll_core::{
-    driver::{BoxStream, DriverError, Target},
+    driver::{AgentSigner, BoxStream, DriverError, Target},
     id::SandboxId,
     phase::Phase,
     sandbox::Sandbox,
 };
+use atoll_proto::sign::SIGNATURE_HEADER;
 use connectrpc::{
     ConnectError, ErrorCode,
     client::{BoxFuture, ClientBody, ClientConfig, ClientTransport},
 };
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -24,6 +25,7 @@ use std::{
 };
 
 use super::{Base, error::ServiceError};
+use crate::world::World;
 
 /// Room for data on its way, for each call and for all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -35,6 +37,7 @@ const MESSAGE: usize = 32 << 20;
 #[derive(Clone)]
 pub struct Agent {
     sender: http2::SendRequest<ClientBody>,
+    signature: Signature,
 }
 
 impl Agent {
@@ -44,15 +47,37 @@ impl Agent {
     }
 }
 
+/// Signs the requests to one agent, where it wants that.
+#[derive(Clone)]
+struct Signature {
+    signer: Option<AgentSigner>,
+    world: Arc<dyn World>,
+}
+
+impl Signature {
+    /// Adds the proof that a request comes from this server.
+    fn sign<B>(&self, request: &mut Request<B>) {
+        let Some(sign) = &self.signer else { return };
+        let now = u64::try_from(self.world.now().as_millisecond()).unwrap_or_default();
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let proof = sign(now, request.method().as_str(), target);
+        // A proof is digits and letters; one that were not a header's value would be refused at the other end.
+        if let Ok(proof) = HeaderValue::from_str(&proof) {
+            request.headers_mut().insert(SIGNATURE_HEADER, proof);
+        }
+    }
+}
+
 impl ClientTransport for Agent {
     type ResponseBody = Incoming;
     type Error = hyper::Error;
 
     fn send(
         &self,
-        request: Request<ClientBody>,
+        mut request: Request<ClientBody>,
     ) -> BoxFuture<'static, Result<Response<Incoming>, hyper::Error>> {
         let mut sender = self.sender.clone();
+        self.signature.sign(&mut request);
         Box::pin(async move {
             sender.ready().await?;
             sender.send_request(request).await
@@ -97,7 +122,7 @@ impl Agents {
                 tracing::debug!(%error, "a connection to an agent broke");
             }
         });
-        let agent = Agent { sender };
+        let agent = Agent { sender, signature: self.signature(sandbox.id()) };
         self.keep(sandbox.id().clone(), agent.clone());
         Ok(agent)
     }
@@ -106,7 +131,7 @@ impl Agents {
     pub async fn transfer<B>(
         &self,
         sandbox: &Sandbox,
-        request: Request<B>,
+        mut request: Request<B>,
     ) -> Result<Response<Incoming>, ServiceError>
     where
         B: http_body::Body + Send + Unpin + 'static,
@@ -122,12 +147,17 @@ impl Agents {
                 tracing::debug!(%error, "a transfer broke off");
             }
         });
+        self.signature(sandbox.id()).sign(&mut request);
         sender.send_request(request).await.map_err(|error| silent(sandbox.id(), &error))
     }
 
     async fn connect(&self, id: &SandboxId) -> Result<BoxStream, ServiceError> {
         let connected = self.base.driver.connect(id, Target::Agent).await;
         Ok(connected.inspect_err(|error| self.base.metrics.driver_failed(error))?)
+    }
+
+    fn signature(&self, id: &SandboxId) -> Signature {
+        Signature { signer: self.base.driver.agent_signer(id), world: self.base.world.clone() }
     }
 
     /// Closes connections that nothing used lately, for as long as the server runs.
