@@ -138,8 +138,11 @@ fn ready_network(launch: &Launch, through: &Through) -> Step<Option<PathBuf>> {
 
 fn write_config(launch: &Launch, through: &Through, joined: Joined) -> Step {
     let limits = privileges::limits()?;
+    // Inherited: to set another user's, the runtime would need CAP_SYS_RESOURCE, which a root in a guest may not have.
+    privileges::set_limits()?;
+    let limits = if through.maps_ids() { &[][..] } else { &limits[..] };
     let inside = through.workplace.join(CONTENT);
-    let spec = spec::spec(launch, through, &limits, joined, inside).during("describe the container")?;
+    let spec = spec::spec(launch, through, limits, joined, inside).during("describe the container")?;
     let text = serde_json::to_vec(&spec).during("describe the container")?;
     fs::write("config.json", text).during("write the container's description")
 }
