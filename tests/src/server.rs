@@ -135,14 +135,17 @@ impl Server {
         self.child.as_ref().map(Child::id)
     }
 
-    /// The admin key.
+    /// The admin key; none when it asks nobody for one.
     ///
     /// # Errors
     /// It is not there.
-    pub fn key(&self) -> Result<String> {
+    pub fn key(&self) -> Result<Option<String>> {
+        if self.args.iter().any(|argument| argument == "--no-auth") {
+            return Ok(None);
+        }
         let path = self.data().join("admin.key");
         let key = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Ok(key.trim().to_owned())
+        Ok(Some(key.trim().to_owned()))
     }
 
     /// Speaks to it through the SDK, as admin.
@@ -150,7 +153,8 @@ impl Server {
     /// # Errors
     /// The key is not there.
     pub fn client(&self) -> Result<Client> {
-        Ok(Client::new(atoll_client::Config::new(self.url()).api_key(self.key()?))?)
+        let config = atoll_client::Config { api_key: self.key()?, ..atoll_client::Config::new(self.url()) };
+        Ok(Client::new(config)?)
     }
 
     /// Speaks to it in plain HTTP, as admin.
@@ -158,7 +162,7 @@ impl Server {
     /// # Errors
     /// The key is not there.
     pub fn http(&self) -> Result<Http> {
-        Http::new(&self.url(), Some(&self.key()?))
+        Http::new(&self.url(), self.key()?.as_deref())
     }
 
     /// Speaks to it through the command line, as admin.
@@ -166,7 +170,7 @@ impl Server {
     /// # Errors
     /// The key or the binary is not there.
     pub fn cli(&self) -> Result<Cli> {
-        Cli::new(&self.url(), Some(&self.key()?))
+        Cli::new(&self.url(), self.key()?.as_deref())
     }
 
     /// Makes a sandbox of the base image.

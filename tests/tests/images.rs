@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         let maker = Server::start(Options::default()).await?;
         let kept = Registry::kept(&maker).await?;
         let mirror = format!("http://{}", kept.address());
-        let args = ["--registry-mirror", &mirror, "--disk", "3Gi"].map(str::to_owned).to_vec();
+        let args = ["--registry-mirror", &mirror, "--disk-size", "3Gi"].map(str::to_owned).to_vec();
         let server = Server::start(Options { bare: true, args, ..Options::default() }).await?;
         run.case("a_short_name_comes_through_the_mirror", short_name(&server)).await;
         run.case("a_pull_tells_how_far_it_is", pull_streamed(&server)).await;
@@ -98,7 +98,7 @@ fn layer(bytes: u64, noise: bool) -> Result<(tempfile::TempDir, PathBuf)> {
         .arg(&tar)
         .arg("-C")
         .arg(dir.path())
-        .arg("zeros")
+        .arg("file")
         .status()?;
     ensure!(status.success(), "tar: {status}");
     Ok((dir, tar))
