@@ -148,6 +148,27 @@ impl Server {
         Ok(Some(key.trim().to_owned()))
     }
 
+    /// The name of a running sandbox's control group.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn group(&self, id: &str) -> Result<String> {
+        let record = std::fs::read_to_string(self.data().join("sandboxes").join(id).join("record.json"))?;
+        let record: serde_json::Value = serde_json::from_str(&record)?;
+        record["group"]
+            .as_str()
+            .map(str::to_owned)
+            .with_context(|| format!("sandbox {id} has no control group"))
+    }
+
+    /// The host's pids of a running sandbox's processes.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn processes(&self, id: &str) -> Result<Vec<u32>> {
+        Ok(host::processes_in_group(&self.group(id)?))
+    }
+
     /// Speaks to it through the SDK, as admin.
     ///
     /// # Errors

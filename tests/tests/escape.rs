@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use atoll_proto::api::CreateSandbox;
-use atoll_tests::{Options, Run, Server, host, story};
+use atoll_tests::{Options, Run, Server, story};
 use std::{collections::BTreeMap, net::TcpListener, process::ExitCode};
 
 const PROBE: &str = include_str!("probes/escape.py");
@@ -121,7 +121,7 @@ async fn files_of_others(server: &Server) -> Result<()> {
 async fn every_process_is_confined(server: &Server) -> Result<()> {
     let sandbox = server.create().await?;
     server.cli()?.output(&["exec", "-d", "-u", "root", &sandbox.id, "--", "sleep", "600"]).await?;
-    let pids = host::processes_in_group(&sandbox.id);
+    let pids = server.processes(&sandbox.id)?;
     ensure!(pids.len() >= 2, "sees {pids:?} of the sandbox");
     for pid in pids {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

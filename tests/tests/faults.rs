@@ -387,7 +387,8 @@ async fn slow_header(server: &Server) -> Result<()> {
 async fn agent_killed(server: &Server) -> Result<()> {
     let sandbox = server.create().await?;
     server.output(&sandbox.id, &["sh", "-c", "echo kept >/home/user/note"]).await?;
-    let first = first_process(&sandbox.id).context("no process of the sandbox on the host")?;
+    let first =
+        first_process(server.processes(&sandbox.id)?).context("no process of the sandbox on the host")?;
     host::signal(first, rustix::process::Signal::KILL)?;
     let handle = server.client()?.sandbox(&sandbox.id);
     wait_until("it is seen as failed", async || Ok(handle.get().await?.phase == Phase::Failed)).await?;
@@ -403,9 +404,9 @@ async fn agent_killed(server: &Server) -> Result<()> {
     server.delete(&sandbox.id).await
 }
 
-/// The host's pid of a sandbox's first process: the oldest in its control group.
-fn first_process(id: &str) -> Option<u32> {
-    host::processes_in_group(id).into_iter().find(|&pid| {
+/// The one that is number 1 inside the sandbox.
+fn first_process(pids: Vec<u32>) -> Option<u32> {
+    pids.into_iter().find(|&pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
         inner.is_some_and(|pids| pids.split_whitespace().last() == Some("1"))
