@@ -62,15 +62,13 @@ impl Kernel {
         let listed = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output();
         let listed = listed.map_err(|error| skip(&format!("apt-cache: {error}")))?;
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let package =
-            text.split_whitespace().find(|word| word.starts_with("linux-image-") && word.contains("-cloud-"));
-        let package = package
-            .filter(|name| *name != "linux-image-cloud-amd64")
-            .ok_or_else(|| skip("not in the lists"))?;
-        let version = package.trim_start_matches("linux-image-").to_owned();
-        let dir = cache().join(package);
+        let mut names = text.split_whitespace().filter_map(|word| word.strip_prefix("linux-image-"));
+        let version = names.find(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        let version = version.ok_or_else(|| skip("not in the lists"))?.to_owned();
+        let package = format!("linux-image-{version}");
+        let dir = cache().join(&package);
         if !dir.exists() {
-            unpack(package, &dir).map_err(|error| skip(&format!("{error:#}")))?;
+            unpack(&package, &dir).map_err(|error| skip(&format!("{error:#}")))?;
         }
         let image = dir.join(format!("boot/vmlinuz-{version}"));
         Ok(Self { image, modules: dir.join("lib/modules").join(&version), version })

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         let maker = Server::start(Options::default()).await?;
         let kept = Registry::kept(&maker).await?;
         let mirror = format!("http://{}", kept.address());
-        let args = ["--registry-mirror", &mirror, "--disk-size", "3Gi"].map(str::to_owned).to_vec();
+        let args = ["--registry-mirror", &mirror, "--disk-size", "1536Mi"].map(str::to_owned).to_vec();
         let server = Server::start(Options { bare: true, args, ..Options::default() }).await?;
         run.case("a_short_name_comes_through_the_mirror", short_name(&server)).await;
         run.case("a_pull_tells_how_far_it_is", pull_streamed(&server)).await;
@@ -144,7 +144,7 @@ fn files_named(dir: &std::path::Path, name: &str, found: &mut Vec<PathBuf>) -> R
 
 async fn disk_full(server: &Server, registry: &Registry) -> Result<()> {
     let before = server.client()?.images().await?.len();
-    let (dir, tar) = layer(4 << 30, false)?;
+    let (dir, tar) = layer(1600 << 20, false)?;
     registry.push("odd/huge:latest", &tar, &json!({}), architecture())?;
     drop(dir);
     let body = json!({"image": format!("{}/odd/huge:latest", registry.address())});
