@@ -101,5 +101,7 @@ else
     echo "RESULT server_is_succeeded FAILED: $(tail -n 1 /tmp/succeeded)"
 fi
 check delete delete
+echo "The server's last words:"
+tail -n 20 /tmp/serve.log
 kill "$server"
 wait "$server"

@@ -22,7 +22,8 @@ fn main() -> ExitCode {
 }
 
 fn result(line: &str) -> Option<(&str, &str)> {
-    line.trim().strip_prefix("RESULT ")?.split_once(' ')
+    // The firmware's last escape sequences may stand before it.
+    line.trim().split_once("RESULT ")?.1.split_once(' ')
 }
 
 async fn ran_to_its_end(console: &str, results: usize) -> Result<()> {
