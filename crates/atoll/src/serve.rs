@@ -6,7 +6,7 @@ mod logging;
 use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig};
 use atoll_server::{RealWorld, ServerConfig, Tls, World};
 use std::{
-    fs, io,
+    env, fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +23,9 @@ use crate::{
 
 /// The program inside each sandbox.
 static AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/atoll-agent"));
+
+/// How the network is reached, where it is not reached directly.
+const PROXY: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
 /// `atoll serve`
 pub async fn serve(args: Serve) -> Result<(), Failure> {
@@ -120,6 +123,7 @@ pub fn registries(args: &Registries) -> Result<RegistryConfig, Failure> {
         insecure: args.registry_insecure.iter().cloned().collect(),
         docker_config: args.docker_config.clone(),
         extra_roots: args.registry_ca.clone(),
+        proxy: PROXY.iter().filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?))).collect(),
         ..RegistryConfig::default()
     };
     for mirror in &args.registry_mirror {

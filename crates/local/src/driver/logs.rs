@@ -17,6 +17,8 @@ const CHUNK: usize = 64 << 10;
 
 struct Follower {
     path: PathBuf,
+    /// Kept open: what was written before a sandbox was deleted can then still be read.
+    file: Option<File>,
     position: u64,
     /// Gone, or at rest: what is there is read to its end, and that is all.
     entry: Option<Weak<Entry>>,
@@ -24,12 +26,10 @@ struct Follower {
 
 /// The last `tail` bytes, and with `entry` what comes as long as that one lives.
 pub async fn open(path: PathBuf, tail: u64, entry: Option<Weak<Entry>>) -> Result<LogStream, DriverError> {
-    let length = match tokio::fs::metadata(&path).await {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(internal(error)),
-    };
-    let follower = Follower { path, position: length.saturating_sub(tail), entry };
+    let mut follower = Follower { path, file: None, position: 0, entry };
+    if let Some(file) = follower.file().await.map_err(internal)? {
+        follower.position = file.metadata().await.map_err(internal)?.len().saturating_sub(tail);
+    }
     Ok(Box::pin(stream::try_unfold(follower, next)))
 }
 
@@ -54,16 +54,25 @@ async fn next(mut follower: Follower) -> Result<Option<(Vec<u8>, Follower)>, Dri
 
 /// What was added since the last time. A log that became shorter was cut by its cap, and is read from its start.
 async fn read(follower: &mut Follower) -> std::io::Result<Vec<u8>> {
-    let mut file = match File::open(&follower.path).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result?,
-    };
-    if file.metadata().await?.len() < follower.position {
-        follower.position = 0;
-    }
-    file.seek(SeekFrom::Start(follower.position)).await?;
+    let position = follower.position;
+    let Some(file) = follower.file().await? else { return Ok(Vec::new()) };
+    let from = if file.metadata().await?.len() < position { 0 } else { position };
+    file.seek(SeekFrom::Start(from)).await?;
     let mut chunk = Vec::with_capacity(CHUNK);
     file.take(CHUNK as u64).read_to_end(&mut chunk).await?;
-    follower.position += chunk.len() as u64;
+    follower.position = from + chunk.len() as u64;
     Ok(chunk)
+}
+
+impl Follower {
+    /// The log, once there is one.
+    async fn file(&mut self) -> std::io::Result<Option<&mut File>> {
+        if self.file.is_none() {
+            self.file = match File::open(&self.path).await {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                opened => Some(opened?),
+            };
+        }
+        Ok(self.file.as_mut())
+    }
 }

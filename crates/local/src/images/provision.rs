@@ -2,7 +2,7 @@
 //! Knows nothing of registries. The build runs in its own namespaces and dies with this process.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs,
     io::{self, BufRead, BufReader, Read},
     os::unix::fs::PermissionsExt,
@@ -93,7 +93,8 @@ fn build(
     let scratch = inner.layers.scratch()?;
     write_build_files(&scratch, recipe, &sources)?;
     hub.send(PullEvent::Line(format!("building {} from {} with {tool}", recipe.name, sources.suite)));
-    let mut output = BuildOutput::start(&scratch, tool, &sources.suite, recipe, cancel, hub)?;
+    let proxy = &inner.config.proxy;
+    let mut output = BuildOutput::start(&scratch, tool, &sources.suite, recipe, proxy, cancel, hub)?;
     let made = inner.layers.install(&mut output, None, inner.config.limits, cancel);
     let (status, last_words) = output.end();
     match made {
@@ -213,6 +214,7 @@ impl BuildOutput {
         tool: &str,
         suite: &str,
         recipe: &Recipe,
+        proxy: &BTreeMap<String, String>,
         cancel: &Arc<AtomicBool>,
         hub: &Arc<Hub>,
     ) -> Result<Self, ImageError> {
@@ -235,9 +237,7 @@ impl BuildOutput {
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive");
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
+        command.envs(proxy);
         let mut child = command.spawn().map_err(|e| ImageError::io("start", "setpriv", e))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(ImageError::io("read from", "setpriv", io::ErrorKind::BrokenPipe.into()));

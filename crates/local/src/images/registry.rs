@@ -43,6 +43,8 @@ pub struct RegistryConfig {
     pub docker_config: Option<PathBuf>,
     /// Certificates (PEM) to trust besides the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// Variables such as `https_proxy`, which builds from packages pass on to the package tools.
+    pub proxy: BTreeMap<String, String>,
     /// Layers fetched at the same time, for one image.
     pub parallel_downloads: usize,
     /// Bounds of what one layer may unpack to.
@@ -57,6 +59,7 @@ impl Default for RegistryConfig {
             credentials: BTreeMap::new(),
             docker_config: None,
             extra_roots: Vec::new(),
+            proxy: BTreeMap::new(),
             parallel_downloads: 4,
             limits: Limits::default(),
         }
