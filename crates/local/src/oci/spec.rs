@@ -159,7 +159,7 @@ fn namespaces(through: &Through, joined: Joined) -> Result<Vec<LinuxNamespace>, 
     .collect()
 }
 
-/// The groups are made and limited by us; a runtime is told the same, because some size their own kernel by it.
+/// The runtime makes and limits the groups, below our own parent, so that they are counted and frozen as every other.
 fn resources(through: &Through) -> Result<LinuxResources, OciSpecError> {
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let limits = &through.limits;
