@@ -54,6 +54,26 @@ impl Place {
         Ok(Self { dir, disk: Some(disk) })
     }
 
+    /// A directory with a copy of the images that are kept, on whatever file system there is.
+    ///
+    /// # Errors
+    /// The harness's disk cannot be made or mounted, or no images are kept yet.
+    pub fn with_copied_images() -> Result<Self> {
+        let (place, disk) = (Self::bare()?, Disk::open()?);
+        let copy = place.path().join("disk");
+        fs::create_dir(&copy)?;
+        tool(Command::new("cp").arg("--archive").arg(disk.kept()).arg(copy.join("images")))?;
+        Ok(place)
+    }
+
+    /// Whether there are images that are kept.
+    ///
+    /// # Errors
+    /// The harness's disk cannot be made or mounted.
+    pub fn keeps_images() -> Result<bool> {
+        Ok(Disk::open()?.kept().exists())
+    }
+
     /// Keeps the images of this directory for later ones. No server may run on it.
     ///
     /// # Errors

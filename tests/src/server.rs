@@ -21,15 +21,30 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The image that stories run, made from Debian packages once and kept.
 pub const IMAGE: &str = "base";
 
+/// Disk of sandboxes that take theirs at once.
+const SMALL_DISK: &str = "64Mi";
+
 /// What differs from an ordinary server.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Without the base image, and in a directory on whatever file system the machine has.
     pub bare: bool,
+    /// Without btrfs, on whatever file system the machine has. Sandboxes then take their whole disk at once, so they get
+    /// small ones.
+    pub without_btrfs: bool,
     /// More arguments of `atoll serve`.
     pub args: Vec<String>,
     /// The address; a free port of loopback when absent.
     pub listen: Option<SocketAddr>,
+}
+
+impl Options {
+    /// A server without btrfs.
+    #[must_use]
+    pub fn without_btrfs() -> Self {
+        let args = ["--storage", "ext4"].map(str::to_owned).to_vec();
+        Self { without_btrfs: true, args, ..Self::default() }
+    }
 }
 
 /// A server and its directory.
@@ -39,6 +54,8 @@ pub struct Server {
     place: Place,
     listen: SocketAddr,
     args: Vec<String>,
+    /// Disk of sandboxes that name none.
+    disk: Option<&'static str>,
     before: host::Snapshot,
 }
 
@@ -53,9 +70,17 @@ impl Server {
     /// It ended, or was not ready in time: with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
         let before = host::Snapshot::take()?;
-        let place = if options.bare { Place::bare()? } else { Place::with_images()? };
+        if options.without_btrfs && !Place::keeps_images()? {
+            Box::pin(Self::start(Options::default())).await?.close().await?;
+        }
+        let place = match &options {
+            Options { bare: true, .. } => Place::bare()?,
+            Options { without_btrfs: true, .. } => Place::with_copied_images()?,
+            _ => Place::with_images()?,
+        };
         let listen = options.listen.map_or_else(free_address, Ok)?;
-        let mut server = Self { child: None, place, listen, args: options.args, before };
+        let disk = options.without_btrfs.then_some(SMALL_DISK);
+        let mut server = Self { child: None, place, listen, args: options.args, disk, before };
         server.launch().await?;
         if !options.bare {
             server.provision().await?;
@@ -194,6 +219,15 @@ impl Server {
         Cli::new(&self.url(), self.key()?.as_deref())
     }
 
+    /// The body of a request for a sandbox of the base image.
+    #[must_use]
+    pub fn ask(&self) -> serde_json::Value {
+        match self.disk {
+            Some(disk) => serde_json::json!({"image": IMAGE, "disk": disk}),
+            None => serde_json::json!({"image": IMAGE}),
+        }
+    }
+
     /// Makes a sandbox of the base image.
     ///
     /// # Errors
@@ -210,6 +244,7 @@ impl Server {
         if ask.image.is_none() && ask.template.is_none() {
             ask.image = Some(IMAGE.into());
         }
+        ask.disk = ask.disk.or_else(|| self.disk.map(str::to_owned));
         Ok(self.client()?.sandboxes().create(&ask).await?)
     }
 

@@ -4,7 +4,6 @@
 use anyhow::{Context, Result, ensure};
 use atoll_proto::api::Phase;
 use atoll_tests::{Options, Run, Server, host, server::wait_until, story};
-use serde_json::json;
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
@@ -20,8 +19,21 @@ fn main() -> ExitCode {
         run.case("one_server_per_directory", one_per_directory(&server)).await;
         run.case("servers_side_by_side", side_by_side(&server)).await;
         run.case("nothing_is_left_behind", server.close()).await;
-        Ok(())
+        without_btrfs(run).await
     })
+}
+
+/// What is different where each sandbox has a filesystem of its own, which is mounted while it runs.
+async fn without_btrfs(run: &mut Run) -> Result<()> {
+    let mut server = Server::start(Options::without_btrfs()).await?;
+    let patience = Duration::from_secs(600);
+    run.case("without_btrfs_a_killed_server_is_succeeded", succeeded(&mut server)).await;
+    run.case("without_btrfs_paused_and_stopped_stay_so", rest_is_kept(&mut server)).await;
+    run.patient_case("without_btrfs_killed_in_create", patience, killed_in_create(&mut server)).await;
+    run.patient_case("without_btrfs_killed_in_delete", patience, killed_in_delete(&mut server)).await;
+    run.case("without_btrfs_sandboxes_that_end_unseen", ended_unseen(&mut server)).await;
+    run.case("without_btrfs_nothing_is_left_behind", server.close()).await;
+    Ok(())
 }
 
 async fn succeeded(server: &mut Server) -> Result<()> {
@@ -110,7 +122,10 @@ async fn consistent(server: &Server) -> Result<()> {
             _ => ensure!(!sandbox.reason.code.is_empty(), "no reason: {sandbox:?}"),
         }
     }
-    server.clear().await
+    server.clear().await?;
+    let left = std::fs::read_dir(server.data().join("disk/sandboxes"))?.count();
+    ensure!(left == 0, "files of {left} sandboxes are left");
+    Ok(())
 }
 
 async fn killed_in_create(server: &mut Server) -> Result<()> {
@@ -118,8 +133,8 @@ async fn killed_in_create(server: &mut Server) -> Result<()> {
         let http = server.http()?;
         let asks = (0..3).map(|_| {
             tokio::spawn({
-                let http = http.clone();
-                async move { http.post("/api/v1/sandboxes", json!({"image": "base"})).await }
+                let (http, ask) = (http.clone(), server.ask());
+                async move { http.post("/api/v1/sandboxes", ask).await }
             })
         });
         let asks: Vec<_> = asks.collect();

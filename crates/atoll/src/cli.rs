@@ -1,12 +1,15 @@
 //! The command line: what can be said, and nothing of what is then done.
 
+mod serve;
+
+pub use serve::{LogFormat, Registries, Serve};
+
 use atoll_client::api::NetworkMode;
-use atoll_core::quantity::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf};
 
-use crate::{config, failure, output::Format, values};
+use crate::{failure, output::Format, values};
 
 /// Sandboxes for users and AI agents, from one binary.
 #[derive(Debug, Parser)]
@@ -495,80 +498,6 @@ pub struct Doctor {
     /// Where images come from.
     #[command(flatten)]
     pub registries: Registries,
-}
-
-/// Where images come from.
-#[derive(Debug, Default, Args)]
-pub struct Registries {
-    /// Ask this address before a registry, docker.io when none is named
-    #[arg(long, value_name = "[REGISTRY=]URL")]
-    pub registry_mirror: Vec<String>,
-    /// Speak to this registry or mirror without TLS
-    #[arg(long, value_name = "HOST[:PORT]")]
-    pub registry_insecure: Vec<String>,
-    /// Trust these certificates (PEM) for registries, beside the system's
-    #[arg(long, value_name = "FILE")]
-    pub registry_ca: Vec<PathBuf>,
-    /// Take credentials from this config.json, as `docker login` writes it
-    #[arg(long, value_name = "FILE")]
-    pub docker_config: Option<PathBuf>,
-}
-
-/// `atoll serve`
-#[derive(Debug, Args)]
-pub struct Serve {
-    /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
-    pub listen: SocketAddr,
-    /// Where everything is kept
-    #[arg(long, default_value = config::DEFAULT_DATA, value_name = "DIR")]
-    pub data: PathBuf,
-    /// What is remembered besides: sqlite:PATH or postgres://... [default: atoll.db in the data directory]
-    #[arg(long, env = "ATOLL_DATABASE", hide_env_values = true, value_name = "URL")]
-    pub database: Option<String>,
-    /// Ask nobody for a key; on loopback only
-    #[arg(long)]
-    pub no_auth: bool,
-    /// Listen for other machines without TLS, because something in front encrypts
-    #[arg(long)]
-    pub insecure_listen: bool,
-    /// Certificate chain (PEM)
-    #[arg(long, requires = "tls_key", value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// Its private key (PEM)
-    #[arg(long, requires = "tls_cert", value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-    /// Size of the disk for all sandboxes, when one must be made, e.g. 200Gi
-    #[arg(long, value_parser = size, value_name = "SIZE")]
-    pub disk_size: Option<Bytes>,
-    /// Let policies open private address ranges by name
-    #[arg(long)]
-    pub private_egress: bool,
-    /// Show /metrics without a key
-    #[arg(long)]
-    pub metrics_public: bool,
-    /// How to log
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub log_format: LogFormat,
-    /// Where images come from.
-    #[command(flatten)]
-    pub registries: Registries,
-}
-
-fn size(text: &str) -> Result<Bytes, String> {
-    Bytes::parse("size", text).map_err(|refused| refused.problem)
-}
-
-/// How the server logs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines at a terminal, JSON elsewhere
-    #[default]
-    Auto,
-    /// Lines
-    Human,
-    /// JSON
-    Json,
 }
 
 impl Command {

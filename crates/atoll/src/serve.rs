@@ -10,6 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::TcpListener,
@@ -27,6 +28,9 @@ static AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/atoll-agent"));
 /// How the network is reached, where it is not reached directly.
 const PROXY: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
+/// How long the address of a server before may stay taken.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// `atoll serve`
 pub async fn serve(args: Serve) -> Result<(), Failure> {
     may_listen(&args)?;
@@ -40,12 +44,13 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     };
     let stop = asked_to_stop()?;
     raise_descriptor_limit();
-    let listener = TcpListener::bind(args.listen).await.map_err(|source| occupied(args.listen, source))?;
+    let listener = listen(args.listen).await.map_err(|source| occupied(args.listen, source))?;
     let registries = registries(&args.registries)?;
     let driver = LocalDriver::open(LocalConfig {
         data: args.data.clone(),
         agent: AGENT,
         launcher: PathBuf::from("/proc/self/exe"),
+        storage: args.storage.into(),
         disk: args.disk_size,
         registries,
         private_egress: args.private_egress,
@@ -96,6 +101,20 @@ fn may_listen(args: &Serve) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// A server that was killed just now may have begun to run a program, which holds its socket until it is executed: for
+/// milliseconds, or longer on a busy machine.
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn occupied(address: SocketAddr, source: io::Error) -> Failure {

@@ -13,8 +13,10 @@ use atoll_core::{driver::Usage, sandbox::Limits};
 
 /// Period of the CPU quota in microseconds; the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
-/// How long a teardown waits for the kernel to let go of a group's last process.
+/// How long all processes of a group may take to freeze.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a teardown waits for the kernel to let go of a group's last process, which may write a filesystem back.
+const LAST_BREATH: Duration = Duration::from_secs(60);
 /// Controllers that a sandbox is limited and counted by, under version 1.
 const V1_CONTROLLERS: [&str; 6] = ["memory", "cpu", "cpuacct", "pids", "freezer", "blkio"];
 
@@ -230,7 +232,7 @@ impl Cgroups {
     /// # Errors
     /// When processes do not go away.
     pub fn remove(&self, name: &str) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LAST_BREATH;
         let others = self.others.iter().map(|root| root.join(&self.parent).join(name));
         for group in self.groups(name).into_iter().chain(others) {
             while let Err(error) = fs::remove_dir(&group) {

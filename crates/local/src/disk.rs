@@ -1,8 +1,12 @@
-//! Where images and sandboxes' files are: one btrfs, with a subvolume and a limit for each sandbox. The data directory may
-//! lie on one already; else it is made in a preallocated file, so that the limits hold and the file cannot run out under it.
-//! It must not know what is stored.
+//! Where images and sandboxes' files are, with a limit for each sandbox: one btrfs where that can be had, which is the data
+//! directory's own or made in a file of it; else an ext4 in a file for each sandbox. It must not know what is stored.
 
 mod btrfs;
+mod choice;
+mod ext4;
+mod pool;
+
+pub use choice::{Choice, Kind, MARK, Storage, choose, lacks_ext4};
 
 use std::{
     fs, io,
@@ -13,10 +17,8 @@ use std::{
 
 use atoll_core::quantity::Bytes;
 
-/// The least with which a machine is of any use.
-const LEAST: u64 = 1 << 30;
-/// The most that is taken unasked.
-const MOST_UNASKED: u64 = 256 << 30;
+/// Where a launcher mounts a sandbox's own filesystem, below its workplace.
+pub const MOUNTED: &str = "files";
 
 /// Why files cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,32 @@ pub enum DiskError {
         /// How much.
         free: Bytes,
     },
+    /// A sandbox's disk cannot be set aside.
+    #[error(
+        "its disk of {wanted} is set aside at once, and {path} has {free} free, of which 1Gi stays for the machine; ask for \
+         a smaller `disk`, or remove sandboxes"
+    )]
+    Full {
+        /// Where.
+        path: PathBuf,
+        /// How much was to be taken.
+        wanted: Bytes,
+        /// How much there is.
+        free: Bytes,
+    },
+    /// A data directory cannot change what it keeps files in.
+    #[error(
+        "{path} was made with {made} and stays so; leave --storage {asked} out, or name another --data, or `atoll destroy` \
+         it first"
+    )]
+    MadeWith {
+        /// Which.
+        path: PathBuf,
+        /// What it has.
+        made: Kind,
+        /// What was asked for.
+        asked: Kind,
+    },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> DiskError + '_ {
@@ -57,6 +85,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DiskError + '_ {
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: PathBuf,
+    kind: Kind,
 }
 
 /// A sandbox's own directories.
@@ -66,25 +95,32 @@ pub struct Layers {
     pub upper: PathBuf,
     /// Overlay's scratch.
     pub work: PathBuf,
+    /// The file that has both in a filesystem of its own; their paths then begin where the launcher mounts it.
+    pub file: Option<PathBuf>,
 }
 
 impl Disk {
     /// Opens the disk of a data directory, and makes it when there is none. `size` counts only then.
     ///
     /// # Errors
-    /// When there is no room, or btrfs cannot be had.
-    pub fn open(data: &Path, size: Option<Bytes>) -> Result<Self, DiskError> {
+    /// When there is no room, the directory was made with another storage, or none can be had.
+    pub fn open(data: &Path, asked: Storage, size: Option<Bytes>) -> Result<Self, DiskError> {
+        let Choice { kind, lacking } = choose(data, asked)?;
+        if let Some(reason) = lacking {
+            tracing::warn!(%reason, "no btrfs can be had: each sandbox gets an ext4 in a file");
+        }
         let root = data.join("disk");
         fs::create_dir_all(&root).map_err(at(&root))?;
-        if !btrfs::is_btrfs(&root).map_err(at(&root))? {
-            mount(data, &root, size)?;
+        match kind {
+            Kind::Btrfs => open_btrfs(data, &root, size)?,
+            Kind::Ext4 => usable_ext4()?,
         }
-        btrfs::enable_quota(&root).map_err(at(&root))?;
+        choice::remember(data, kind)?;
         for name in ["images", "sandboxes"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(at(&path))?;
         }
-        Ok(Self { root })
+        Ok(Self { root, kind })
     }
 
     /// Unmounts what [`Disk::open`] mounted; for a data directory that is given up or at rest.
@@ -93,7 +129,7 @@ impl Disk {
     /// When something still uses it.
     pub fn close(data: &Path) -> Result<(), DiskError> {
         let root = data.join("disk");
-        if !data.join("disk.img").exists() || !btrfs::is_btrfs(&root).map_err(at(&root))? {
+        if !pool::image(data).exists() || !btrfs::is_btrfs(&root).map_err(at(&root))? {
             return Ok(());
         }
         run("umount", Command::new("umount").arg(&root))
@@ -105,20 +141,21 @@ impl Disk {
         self.root.join("images")
     }
 
-    /// Makes a sandbox's directories, owned by `uid`, with a limit. What is left of an earlier try is removed first.
+    /// Makes a sandbox's directories, owned by `uid`, with a limit. What is left of an earlier try is removed first. In a
+    /// file, the directories are for the launcher to make when it has mounted it.
     ///
     /// # Errors
     /// When the disk is full.
     pub fn create(&self, name: &str, limit: Bytes, uid: u32) -> Result<Layers, DiskError> {
         self.remove(name)?;
-        let path = self.sandbox(name);
+        let (path, layers) = (self.sandbox(name), self.layers(name));
+        if self.kind == Kind::Ext4 {
+            return ext4::make(&path, limit).map(|()| layers);
+        }
         btrfs::create_subvolume(&self.root.join("sandboxes"), name).map_err(at(&path))?;
         btrfs::limit(&path, limit.0).map_err(at(&path))?;
-        let layers = self.layers(name);
         for directory in [&layers.upper, &layers.work] {
-            fs::create_dir(directory).map_err(at(directory))?;
-            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).map_err(at(directory))?;
-            chown(directory, Some(uid), Some(uid)).map_err(at(directory))?;
+            make_layer(directory, uid).map_err(at(directory))?;
         }
         Ok(layers)
     }
@@ -127,7 +164,11 @@ impl Disk {
     #[must_use]
     pub fn layers(&self, name: &str) -> Layers {
         let path = self.sandbox(name);
-        Layers { upper: path.join("upper"), work: path.join("work") }
+        let (place, file) = match self.kind {
+            Kind::Btrfs => (path, None),
+            Kind::Ext4 => (PathBuf::from(MOUNTED), Some(path)),
+        };
+        Layers { upper: place.join("upper"), work: place.join("work"), file }
     }
 
     /// Removes a sandbox's files. Not being there is fine.
@@ -136,7 +177,11 @@ impl Disk {
     /// When the filesystem refuses.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.sandbox(name);
-        match btrfs::remove_subvolume(&self.root.join("sandboxes"), name) {
+        let removed = match self.kind {
+            Kind::Btrfs => btrfs::remove_subvolume(&self.root.join("sandboxes"), name),
+            Kind::Ext4 => fs::remove_file(&path),
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
             _ => Ok(()),
         }
@@ -149,10 +194,15 @@ impl Disk {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    /// Bytes charged to a sandbox, where that is counted.
+    /// Bytes charged to a sandbox, where that is counted. `process` is its first process, while it has one.
     #[must_use]
-    pub fn usage(&self, name: &str) -> Option<u64> {
-        btrfs::usage(&self.sandbox(name)).ok().flatten()
+    pub fn usage(&self, name: &str, process: Option<i32>) -> Option<u64> {
+        let path = self.sandbox(name);
+        match (self.kind, process) {
+            (Kind::Btrfs, _) => btrfs::usage(&path).ok().flatten(),
+            (Kind::Ext4, None) => ext4::usage(&path).ok(),
+            (Kind::Ext4, Some(pid)) => seen_by(pid),
+        }
     }
 
     /// Size of the whole disk.
@@ -166,60 +216,45 @@ impl Disk {
     }
 }
 
-fn mount(data: &Path, root: &Path, size: Option<Bytes>) -> Result<(), DiskError> {
-    if btrfs::is_btrfs(data).map_err(at(data))? {
-        return Ok(());
-    }
-    let image = data.join("disk.img");
-    if !image.exists() {
-        make_image(data, &image, size)?;
-    }
-    let device = losetup(&image)?;
-    let mounted = run(
-        "mount",
-        Command::new("mount").args(["-t", "btrfs", "-o", "noatime,nodev,nosuid"]).arg(&device).arg(root),
-    );
-    // Detaching a device in use only marks it: it goes with the mount, also when nobody is left to detach it.
-    run("losetup", Command::new("losetup").arg("--detach").arg(&device))?;
-    mounted
+/// Makes an upper or work directory of `uid`.
+pub fn make_layer(directory: &Path, uid: u32) -> io::Result<()> {
+    fs::create_dir(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    chown(directory, Some(uid), Some(uid))
 }
 
-/// Direct I/O, or every page would be cached twice.
-fn losetup(image: &Path) -> Result<String, DiskError> {
-    let arguments = ["--find", "--show", "--nooverlap", "--direct-io=on"];
-    let output = Command::new("losetup").args(arguments).arg(image).output();
-    let output = output.map_err(|error| missing("losetup", &error))?;
-    if !output.status.success() {
-        let problem = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(DiskError::Tool { tool: "losetup", problem });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// What the root filesystem of a process holds: an overlay tells of its upper layer. Others, such as a process of gVisor's,
+/// tell nothing.
+fn seen_by(pid: i32) -> Option<u64> {
+    let root = format!("/proc/{pid}/root");
+    let found = rustix::fs::statfs(&root).ok()?;
+    let used = found.f_blocks.saturating_sub(found.f_bfree);
+    (found.f_type == libc::OVERLAYFS_SUPER_MAGIC).then(|| used * u64::try_from(found.f_bsize).unwrap_or(0))
 }
 
-/// Formatted under another name, so that a half-made one is never taken for a disk.
-fn make_image(data: &Path, image: &Path, size: Option<Bytes>) -> Result<(), DiskError> {
-    let size = size.map_or_else(|| default_size(data), Ok)?;
-    let unfinished = data.join("disk.img.new");
-    let file = fs::File::create(&unfinished).map_err(at(&unfinished))?;
-    let made = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size.0)
-        .map_err(|error| at(&unfinished)(error.into()))
-        .and_then(|()| {
-            run("mkfs.btrfs", Command::new("mkfs.btrfs").args(["-q", "-K", "-f"]).arg(&unfinished))
-        })
-        .and_then(|()| fs::rename(&unfinished, image).map_err(at(image)));
-    if made.is_err() {
-        let _ = fs::remove_file(&unfinished);
+fn open_btrfs(data: &Path, root: &Path, size: Option<Bytes>) -> Result<(), DiskError> {
+    if !btrfs::is_btrfs(root).map_err(at(root))? {
+        pool::mount(data, root, size)?;
     }
-    made
+    btrfs::enable_quota(root).map_err(at(root))
 }
 
-fn default_size(data: &Path) -> Result<Bytes, DiskError> {
-    let found = rustix::fs::statvfs(data).map_err(|error| at(data)(error.into()))?;
-    let free = found.f_bavail * found.f_frsize;
-    if free / 2 < LEAST {
-        return Err(DiskError::NoRoom { path: data.to_owned(), free: Bytes(free) });
-    }
-    Ok(Bytes((free / 2).min(MOST_UNASKED)))
+fn usable_ext4() -> Result<(), DiskError> {
+    let lacking = lacks_ext4();
+    lacking.map_or(Ok(()), |problem| Err(DiskError::Tool { tool: "ext4 in a file", problem }))
+}
+
+/// Makes a file with all its room taken.
+fn set_aside(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    let file = fs::File::create(path).map_err(at(path))?;
+    let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size.0);
+    taken.map_err(|error| at(path)(error.into()))
+}
+
+/// What is free for everybody on the filesystem of `path`.
+fn free(path: &Path) -> Result<Bytes, DiskError> {
+    let found = rustix::fs::statvfs(path).map_err(|error| at(path)(error.into()))?;
+    Ok(Bytes(found.f_bavail * found.f_frsize))
 }
 
 fn run(tool: &'static str, command: &mut Command) -> Result<(), DiskError> {
@@ -231,6 +266,10 @@ fn run(tool: &'static str, command: &mut Command) -> Result<(), DiskError> {
 }
 
 fn missing(tool: &'static str, error: &io::Error) -> DiskError {
-    let package = if tool == "mkfs.btrfs" { "btrfs-progs" } else { "util-linux (mount)" };
+    let package = match tool {
+        "mkfs.btrfs" => "btrfs-progs",
+        "mkfs.ext4" => "e2fsprogs",
+        _ => "util-linux (mount)",
+    };
     DiskError::Tool { tool, problem: format!("{error}; install the package {package}") }
 }

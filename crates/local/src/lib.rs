@@ -13,4 +13,5 @@ mod oci;
 mod process;
 mod record;
 
+pub use disk::{Kind as StorageKind, Storage};
 pub use driver::{LocalConfig, LocalDriver, OpenError, destroy};

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     cgroup::{CgroupError, Cgroups},
-    disk::{Disk, DiskError},
+    disk::{self, Disk, DiskError, Storage},
     host::{self, Host, HostError, SLOTS},
     images::{ImageError, ImageStore, RegistryConfig},
     net::{Addresses, NetError, Router, dns::Forwarder},
@@ -59,7 +59,9 @@ pub struct LocalConfig {
     pub agent: &'static [u8],
     /// The program that [`crate::launcher::entry`] was put first in; usually `/proc/self/exe`.
     pub launcher: PathBuf,
-    /// Size of the disk to be made, when one must be made.
+    /// What is to keep images and sandboxes' files.
+    pub storage: Storage,
+    /// Size of the btrfs to be made, when one must be made.
     pub disk: Option<Bytes>,
     /// Where images come from.
     pub registries: RegistryConfig,
@@ -147,7 +149,7 @@ impl Inner {
     fn open(config: LocalConfig) -> Result<Self, OpenError> {
         let lock = host::lock(&config.data)?;
         let host = host::choose(&config.data)?;
-        let disk = Disk::open(&config.data, config.disk)?;
+        let disk = Disk::open(&config.data, config.storage, config.disk)?;
         let cgroups = Cgroups::discover(&host.cgroup())?;
         cgroups.ensure_parent(ALL_PIDS)?;
         let router = Router::ensure(&host.net)?;
@@ -300,7 +302,9 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
     for name in ["sandboxes", "run", "disk"] {
         remove_tree(&data.join(name))?;
     }
-    for name in ["disk.img", "disk.img.new", "host.json.new", "agent.key", "agent.key.new"] {
+    for name in
+        [disk::MARK, "storage.new", "disk.img", "disk.img.new", "host.json.new", "agent.key", "agent.key.new"]
+    {
         remove_file(&data.join(name))?;
     }
     Ok(())

@@ -114,7 +114,8 @@ impl Driver for LocalDriver {
         let inner = Arc::clone(&self.inner);
         let record = self.inner.entry(id)?.record();
         blocking(move || {
-            let disk = inner.disk.usage(record.sandbox.id().as_str());
+            let process = record.process.as_ref().map(|identity| identity.pid);
+            let disk = inner.disk.usage(record.sandbox.id().as_str(), process);
             Ok(Usage { disk, ..inner.cgroups.usage(record.group()) })
         })
         .await

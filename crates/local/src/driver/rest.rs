@@ -17,8 +17,9 @@ use crate::{process::Identity, record::Record};
 
 /// Between the polite and the final signal.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long the kernel may take to end a process after the final signal.
-const END: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end a process after the final signal: the last one of a sandbox writes back its
+/// filesystem, where that is its own.
+const END: Duration = Duration::from_secs(60);
 /// Pause before a failed teardown is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 

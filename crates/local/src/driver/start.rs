@@ -17,6 +17,7 @@ use atoll_core::{
 
 use super::{Inner, agent, blocking, cells::Ready, conflict, internal, table::Entry, watch};
 use crate::{
+    disk::DiskError,
     images::{Image, PullOptions},
     launcher::{Cell, Launch, Routed},
     net::check_policy,
@@ -173,6 +174,7 @@ impl Inner {
             lowers: base.layers.clone(),
             upper: layers.upper,
             work: layers.work,
+            file: layers.file,
             agent: self.agent.clone(),
             socket: self.socket(record),
             log: self.log(record),
@@ -271,13 +273,13 @@ impl Base {
     }
 }
 
-fn no_room(error: crate::disk::DiskError) -> DriverError {
+fn no_room(error: DiskError) -> DriverError {
     let text = error.to_string();
     let full = text.contains("No space left") || text.contains("quota exceeded");
-    if full {
-        DriverError::Exhausted(format!("the disk of the sandboxes is full: {text}"))
-    } else {
-        internal(text)
+    match error {
+        DiskError::Full { .. } => DriverError::Exhausted(text),
+        _ if full => DriverError::Exhausted(format!("the disk of the sandboxes is full: {text}")),
+        _ => internal(text),
     }
 }
 

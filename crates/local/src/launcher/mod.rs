@@ -13,6 +13,7 @@
 
 mod cell;
 pub(crate) mod entry;
+mod files;
 pub(crate) mod first;
 mod founder;
 pub(crate) mod mounts;
@@ -47,6 +48,8 @@ pub struct Launch {
     pub upper: PathBuf,
     /// Overlay's scratch directory, on the same filesystem.
     pub work: PathBuf,
+    /// The file that has both in a filesystem of its own, which is mounted in the workplace, where their paths then begin.
+    pub file: Option<PathBuf>,
     /// The program that becomes the first process.
     pub agent: PathBuf,
     /// Where its socket is bound.

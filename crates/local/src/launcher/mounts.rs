@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Launch,
+    Launch, files,
     raw::{self, During, Step, StepError, cstring},
 };
 
@@ -72,6 +72,9 @@ pub fn enter_workplace(mount_point: &Path) -> Step {
 /// overlayfs writes no upper that is.
 /// Names are short, because all of them must fit into one page.
 pub fn overlay(launch: &Launch, userns: Option<BorrowedFd<'_>>) -> Step {
+    if let Some(file) = &launch.file {
+        files::mount(file, launch.fresh, launch.uid_base)?;
+    }
     for (index, lower) in launch.lowers.iter().enumerate() {
         map_layer(lower, index, userns).during(format_args!("map the layer {}", lower.display()))?;
     }

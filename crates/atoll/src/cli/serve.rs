@@ -1,0 +1,107 @@
+//! The command line of whoever runs the server.
+
+use atoll_core::quantity::Bytes;
+use atoll_local::StorageKind;
+use clap::{Args, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::config;
+
+/// Where images come from.
+#[derive(Debug, Default, Args)]
+pub struct Registries {
+    /// Ask this address before a registry, docker.io when none is named
+    #[arg(long, value_name = "[REGISTRY=]URL")]
+    pub registry_mirror: Vec<String>,
+    /// Speak to this registry or mirror without TLS
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub registry_insecure: Vec<String>,
+    /// Trust these certificates (PEM) for registries, beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub registry_ca: Vec<PathBuf>,
+    /// Take credentials from this config.json, as `docker login` writes it
+    #[arg(long, value_name = "FILE")]
+    pub docker_config: Option<PathBuf>,
+}
+
+/// `atoll serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Where everything is kept
+    #[arg(long, default_value = config::DEFAULT_DATA, value_name = "DIR")]
+    pub data: PathBuf,
+    /// What is remembered besides: sqlite:PATH or postgres://... [default: atoll.db in the data directory]
+    #[arg(long, env = "ATOLL_DATABASE", hide_env_values = true, value_name = "URL")]
+    pub database: Option<String>,
+    /// Ask nobody for a key; on loopback only
+    #[arg(long)]
+    pub no_auth: bool,
+    /// Listen for other machines without TLS, because something in front encrypts
+    #[arg(long)]
+    pub insecure_listen: bool,
+    /// Certificate chain (PEM)
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// What keeps images and sandboxes' files: btrfs, or where there is none an ext4 in a file for each sandbox
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub storage: Storage,
+    /// Size of the btrfs for all sandboxes, when one must be made, e.g. 200Gi
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub disk_size: Option<Bytes>,
+    /// Let policies open private address ranges by name
+    #[arg(long)]
+    pub private_egress: bool,
+    /// Show /metrics without a key
+    #[arg(long)]
+    pub metrics_public: bool,
+    /// How to log
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Where images come from.
+    #[command(flatten)]
+    pub registries: Registries,
+}
+
+fn size(text: &str) -> Result<Bytes, String> {
+    Bytes::parse("size", text).map_err(|refused| refused.problem)
+}
+
+/// What keeps images and sandboxes' files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Storage {
+    /// What the directory was made with, else btrfs where it can be had, else ext4
+    #[default]
+    Auto,
+    /// One btrfs
+    Btrfs,
+    /// An ext4 in a file for each sandbox
+    Ext4,
+}
+
+impl From<Storage> for atoll_local::Storage {
+    fn from(asked: Storage) -> Self {
+        match asked {
+            Storage::Auto => Self::Auto,
+            Storage::Btrfs => Self::Only(StorageKind::Btrfs),
+            Storage::Ext4 => Self::Only(StorageKind::Ext4),
+        }
+    }
+}
+
+/// How the server logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines at a terminal, JSON elsewhere
+    #[default]
+    Auto,
+    /// Lines
+    Human,
+    /// JSON
+    Json,
+}

@@ -1,0 +1,117 @@
+//! An ext4 in a file for each sandbox, where there is no btrfs. The file is allocated in full when it is made: a sandbox
+//! that fills its disk sees a full filesystem, and the machine's own disk cannot run out under it. Nobody mounts it here:
+//! the launcher does, where only the sandbox sees it, so that the kernel takes mount and loop device away with the
+//! sandbox's last process, whoever is left to do so.
+
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    path::Path,
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
+
+use atoll_core::quantity::Bytes;
+
+use super::{DiskError, free, run, set_aside};
+
+/// What stays free for the machine, and for records and logs.
+const RESERVE: Bytes = Bytes::GIB;
+/// Below this, a journal of 1,024 blocks of 4 KiB would take most of it.
+const SMALL: Bytes = Bytes(32 << 20);
+
+/// Makes the file; what was there is replaced.
+///
+/// # Errors
+/// When there is no room, or mkfs.ext4 fails; no file is left then.
+pub fn make(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    let made = allocate(path, size).and_then(|()| format(path, size));
+    if made.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    made
+}
+
+/// One at a time: between the look and the taking, another one could take what was seen.
+fn allocate(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = path.parent().unwrap_or(path);
+    let free = free(directory)?;
+    if free.0.saturating_sub(RESERVE.0) < size.0 {
+        return Err(DiskError::Full { path: directory.to_owned(), wanted: size, free });
+    }
+    set_aside(path, size)
+}
+
+/// Its tables stay unwritten: a file that was just allocated reads as zeros. With a journal, because what is in it must
+/// survive a power cut.
+fn format(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    let block = if size < SMALL { "1024" } else { "4096" };
+    let unwritten = "lazy_itable_init=1,lazy_journal_init=1,nodiscard";
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-m", "0", "-I", "256", "-i", "16384", "-b", block, "-E", unwritten]).arg(path);
+    run("mkfs.ext4", &mut mkfs)
+}
+
+/// Bytes that files take in one that is not mounted.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn usage(path: &Path) -> io::Result<u64> {
+    let mut superblock = [0; 1024];
+    fs::File::open(path)?.read_exact_at(&mut superblock, 1024)?;
+    used(&superblock).ok_or_else(|| io::Error::other("it is not an ext4"))
+}
+
+/// Offsets from `Documentation/filesystems/ext4/super.rst` of the kernel. What the filesystem itself takes is not counted,
+/// as statfs does not count it.
+fn used(superblock: &[u8; 1024]) -> Option<u64> {
+    let word = |at: usize| Some(u32::from_le_bytes(superblock.get(at..at + 4)?.try_into().ok()?));
+    let wide = |low, high| Some(u64::from(word(low)?) | u64::from(word(high)?) << 32);
+    if superblock.get(0x38..0x3a)? != [0x53, 0xef] {
+        return None;
+    }
+    let (blocks, free, overhead) = (wide(0x4, 0x150)?, wide(0xc, 0x158)?, u64::from(word(0x248)?));
+    let block = 1024_u64.checked_shl(word(0x18)?)?;
+    Some(blocks.saturating_sub(free).saturating_sub(overhead) * block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_made_in_full_and_says_what_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        for mib in [8, 31, 32, 64] {
+            let (path, size) = (directory.path().join("files"), Bytes(mib << 20));
+            make(&path, size).unwrap();
+            let found = fs::metadata(&path).unwrap();
+            let taken = std::os::unix::fs::MetadataExt::blocks(&found) * 512;
+            assert!(found.len() == size.0 && taken >= size.0, "{mib} MiB: {taken} bytes are taken");
+            let used = usage(&path).unwrap();
+            assert!((1..1 << 20).contains(&used), "{mib} MiB: {used} bytes of an empty one are used");
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_fit_is_refused_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("files");
+        let all = free(directory.path()).unwrap();
+        for size in [Bytes(all.0 * 2), Bytes(all.0 - (64 << 20))] {
+            let refused = make(&path, size).unwrap_err();
+            assert!(matches!(refused, DiskError::Full { .. }), "{refused}");
+            assert!(refused.to_string().contains("disk") && !path.exists(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_ext4_has_no_usage() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("files");
+        fs::write(&path, vec![0; 4096]).unwrap();
+        assert!(usage(&path).is_err() && usage(directory.path()).is_err());
+    }
+}
