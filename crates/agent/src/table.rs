@@ -110,13 +110,15 @@ impl Table {
         for (stream, source) in streams.outputs {
             tokio::spawn(process::pump(Arc::clone(&process), stream, source));
         }
+        // For the same reason: nor one that nothing ends.
+        let enforced = timeout.map(|timeout| {
+            let process = Arc::clone(&process);
+            tokio::spawn(async move { process.enforce_timeout(timeout, grace).await })
+        });
         if let Err(error) = forked.started(&plan).await {
+            enforced.inspect(tokio::task::JoinHandle::abort);
             self.processes().remove(&process.description.id);
             return Err(error.into());
-        }
-        if let Some(timeout) = timeout {
-            let process = Arc::clone(&process);
-            tokio::spawn(async move { process.enforce_timeout(timeout, grace).await });
         }
         Ok((process, guard))
     }
@@ -261,4 +263,43 @@ fn pipes(with_input: bool) -> io::Result<(ChildStreams, Streams)> {
     let child =
         ChildStreams { stdin: child_stdin, stdout: child_stdout, stderr: child_stderr, terminal: false };
     Ok((child, Streams { input, controller: None, outputs }))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Pid, WaitOptions, waitpid};
+
+    use super::*;
+    use crate::users::Users;
+
+    fn sleeper(timeout: Duration) -> StartOptions {
+        let argv = vec!["sleep".to_owned(), "600".to_owned()];
+        StartOptions {
+            command: Command { argv, cwd: "/".into(), ..Command::default() },
+            account: Users::read().resolve(&rustix::process::getuid().as_raw().to_string()).unwrap(),
+            tag: None,
+            size: None,
+            stdin: false,
+            detached: true,
+            own: false,
+            guarded: false,
+            timeout: Some(timeout),
+            grace: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_time_out_of_a_command_holds_when_its_client_leaves_while_it_starts() {
+        let table = Table::new(Sandbox { env: BTreeMap::new(), allow_sudo: true });
+        let mut starting = Box::pin(table.start(sleeper(Duration::from_millis(50))));
+        assert!(futures::poll!(&mut starting).is_pending(), "it has begun and is not done");
+        drop(starting);
+        let process = table.all().pop().unwrap();
+        let waiting = tokio::task::spawn_blocking({
+            let pid = Pid::from_raw(process.pid);
+            move || waitpid(pid, WaitOptions::empty()).unwrap().unwrap().1
+        });
+        let status = waiting.await.unwrap();
+        assert_eq!(status.terminating_signal(), Some(libc::SIGKILL));
+    }
 }
