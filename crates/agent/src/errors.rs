@@ -133,6 +133,7 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "no such file or directory".into(),
         io::ErrorKind::AlreadyExists => "already exists".into(),
         io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::NotADirectory => "not a directory".into(),
         _ if is_full(error) => "no space left in the sandbox".into(),
         _ => error.to_string(),
     }

@@ -301,3 +301,20 @@ async fn a_refused_upload_is_answered_although_its_body_is_large() {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 400");
 }
+
+#[tokio::test]
+async fn an_upload_to_an_impossible_place_is_refused_with_the_reason() {
+    let bench = bench().await;
+    fs::write(bench.agent.path("file"), "").unwrap();
+    let below = format!("{}: not a directory", bench.agent.path("file/below"));
+    // The agent answers before it has read anything, at whatever moment of the upload.
+    for size in [0, 1, 100_000, 3 << 20, 30 << 20].repeat(4) {
+        let (status, refused) = bench.put("file/below", vec![7; size]).await;
+        assert_eq!((status, refused["error"].as_str()), (400, Some(below.as_str())), "{size}: {refused}");
+        let call = bench.server.call(Method::PUT, &format!("{}/files?path=/proc/x", bench.one));
+        let (status, refused) = read(call.body(vec![7; size]).send().await.unwrap()).await;
+        let expected = "/proc/x: no such file or directory";
+        assert_eq!((status, refused["error"].as_str()), (404, Some(expected)), "{size}: {refused}");
+    }
+    until(async || bench.agent.open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
+}

@@ -24,7 +24,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Base, error::ServiceError};
+use super::{Base, early::HearsOut, error::ServiceError};
 use crate::world::World;
 
 /// Room for data on its way, for each call and for all of a connection.
@@ -140,7 +140,8 @@ impl Agents {
     {
         self.base.driver.touch(sandbox.id(), self.base.world.now());
         let stream = self.connect(sandbox.id()).await?;
-        let greeted = http1::handshake(TokioIo::new(stream)).await;
+        // An upload may be refused before all of it is there.
+        let greeted = http1::handshake(TokioIo::new(HearsOut(stream))).await;
         let (mut sender, connection) = greeted.map_err(|error| silent(sandbox.id(), &error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
