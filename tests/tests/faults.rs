@@ -32,6 +32,7 @@ async fn requests(run: &mut Run, server: &Server) {
 async fn hogs(run: &mut Run, server: &Server) {
     run.case("memory_hog", memory_hog(server)).await;
     run.case("fork_bomb", fork_bomb(server)).await;
+    run.case("a_full_sandbox_says_so_and_can_be_restarted", full_of_processes(server)).await;
     run.case("disk_filler", disk_filler(server)).await;
     run.case("processor_hog_is_held_to_its_limit", processor_hog(server)).await;
     run.case("command_line_of_10_mb", long_command_line(server)).await;
@@ -216,6 +217,26 @@ async fn fork_bomb(server: &Server) -> Result<()> {
     ensure!(server.output(&neighbour.id, &["echo", "fine"]).await? == "fine");
     server.delete(&sandbox.id).await?;
     server.delete(&neighbour.id).await
+}
+
+/// Nothing can start where every process is taken; that is said, and there is a way on.
+async fn full_of_processes(server: &Server) -> Result<()> {
+    let ask = CreateSandbox { pids: Some(32), ..CreateSandbox::default() };
+    let full = server.create_with(ask).await?;
+    let sandbox = server.client()?.sandbox(&full.id);
+    let fill = "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(600)\n  except OSError: time.sleep(0.01)";
+    let command = ["python3", "-c", fill].map(str::to_owned).to_vec();
+    let detached = ExecRequest { command, detached: true, ..ExecRequest::default() };
+    sandbox.exec(&detached).await?;
+    wait_until("every process is taken", async || Ok(sandbox.usage().await?.pids >= 32)).await?;
+    let exec = format!("/api/v1/sandboxes/{}/exec", full.id);
+    let refused = server.http()?.post(&exec, json!({"command": ["true"]})).await?;
+    refused.refusal(507)?;
+    let told = refused.body["error"].as_str().unwrap_or_default();
+    ensure!(refused.body["code"] == "process_limit" && told.contains("limit of 32 processes"), "{told}");
+    sandbox.restart().await?;
+    ensure!(server.output(&full.id, &["echo", "fine"]).await? == "fine");
+    server.delete(&full.id).await
 }
 
 async fn disk_filler(server: &Server) -> Result<()> {

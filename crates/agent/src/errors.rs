@@ -2,7 +2,10 @@
 
 use std::io;
 
-use connectrpc::{ConnectError, ErrorCode};
+use atoll_proto::agent::v1::NotStarted;
+use atoll_proto::agent::v1::not_started::Reason;
+use buffa::MessageName;
+use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use http::StatusCode;
 
 use crate::paths::PathError;
@@ -53,6 +56,18 @@ impl ApiError {
         }
     }
 
+    /// Why a command did not start, where that means more to a caller than the code.
+    fn not_started(&self) -> Option<Reason> {
+        let Self::Start(StartError::Spawn(error)) = self else { return None };
+        match error {
+            SpawnError::NotFound(_) => Some(Reason::REASON_NO_PROGRAM),
+            SpawnError::Exec(..) => Some(Reason::REASON_NOT_EXECUTABLE),
+            SpawnError::TooLong => Some(Reason::REASON_TOO_LONG),
+            SpawnError::ProcessLimit => Some(Reason::REASON_PROCESS_LIMIT),
+            _ => None,
+        }
+    }
+
     /// The status of a plain HTTP answer.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -64,7 +79,14 @@ impl ApiError {
 
 impl From<ApiError> for ConnectError {
     fn from(error: ApiError) -> Self {
-        Self::new(error.code(), error.to_string())
+        let said = Self::new(error.code(), error.to_string());
+        match error.not_started() {
+            Some(reason) => {
+                let detail = NotStarted { reason: reason.into(), ..NotStarted::default() };
+                said.with_detail(ErrorDetail::from_message(NotStarted::FULL_NAME, &detail))
+            }
+            None => said,
+        }
     }
 }
 
@@ -149,6 +171,28 @@ mod tests {
         assert_eq!(error.status(), StatusCode::INSUFFICIENT_STORAGE);
         assert_eq!(error.code(), ErrorCode::ResourceExhausted);
         assert_eq!(error.to_string(), "/x: no space left in the sandbox");
+    }
+
+    #[test]
+    fn why_a_command_did_not_start_is_no_matter_of_words() {
+        for (error, expected) in [
+            (SpawnError::NotFound("x".into()), Reason::REASON_NO_PROGRAM),
+            (
+                SpawnError::Exec("x".into(), io::ErrorKind::PermissionDenied.into()),
+                Reason::REASON_NOT_EXECUTABLE,
+            ),
+            (SpawnError::TooLong, Reason::REASON_TOO_LONG),
+            (SpawnError::ProcessLimit, Reason::REASON_PROCESS_LIMIT),
+        ] {
+            let said = ConnectError::from(ApiError::from(StartError::Spawn(error)));
+            let detail = NotStarted { reason: expected.into(), ..NotStarted::default() };
+            let expected = ErrorDetail::from_message("atoll.agent.v1.NotStarted", &detail);
+            assert_eq!(
+                (&said.details[0].type_url, &said.details[0].value),
+                (&expected.type_url, &expected.value)
+            );
+        }
+        assert!(ConnectError::from(ApiError::NotFound("x".into())).details.is_empty());
     }
 
     #[test]

@@ -248,9 +248,6 @@ fn silent(id: &SandboxId, error: &hyper::Error) -> ServiceError {
 /// A refusal of the agent's, in the server's words. What is no refusal is given back as the error.
 pub fn said(code: ErrorCode, message: String) -> Result<ServiceError, String> {
     Ok(match code {
-        ErrorCode::InvalidArgument | ErrorCode::OutOfRange if message.contains("too long") => {
-            ServiceError::Refused { code: "argument_list_too_long", message }
-        }
         ErrorCode::InvalidArgument | ErrorCode::OutOfRange => {
             ServiceError::Refused { code: "invalid", message }
         }

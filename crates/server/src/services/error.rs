@@ -48,6 +48,15 @@ pub enum ServiceError {
     /// The sandbox has no room: disk, processes, descriptors.
     #[error("{0}")]
     SandboxFull(String),
+    /// The sandbox has as many processes as it may have, so that nothing can be started in it.
+    #[error(
+        "sandbox {id} has reached its limit of {limit} processes and threads: no command can start in it; restarting it \
+         ends all of them, and a new sandbox may have more (`pids`)"
+    )]
+    ProcessLimit { id: String, limit: u64 },
+    /// The agent failed at something inside the sandbox; says at what.
+    #[error("{0}")]
+    AgentFailed(String),
     /// Nobody answers inside the sandbox.
     #[error("the agent of sandbox {id} does not answer: {problem}")]
     AgentSilent { id: String, problem: String },
@@ -96,6 +105,8 @@ impl ServiceError {
             Self::Missing(_) => (Kind::NotFound, "not_found"),
             Self::Denied(_) => (Kind::Forbidden, "permission_denied"),
             Self::SandboxFull(_) => (Kind::NoRoom, "sandbox_full"),
+            Self::ProcessLimit { .. } => (Kind::NoRoom, "process_limit"),
+            Self::AgentFailed(_) => (Kind::BadGateway, "agent_failed"),
             Self::AgentSilent { .. } => (Kind::BadGateway, "agent_unreachable"),
             Self::Internal(_) => (Kind::Internal, "internal"),
         }

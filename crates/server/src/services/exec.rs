@@ -4,13 +4,15 @@
 use atoll_core::sandbox::Sandbox;
 use atoll_proto::{
     agent::v1::{
-        self as wire, CloseStdin, ExecClient, ListCommandsRequest, RunEvent, RunRequest, SignalRequest,
-        Start, run_event::Event, run_request::Message,
+        self as wire, CloseStdin, ExecClient, ListCommandsRequest, NotStarted, RunEvent, RunRequest,
+        SignalRequest, Start, not_started::Reason, run_event::Event, run_request::Message,
     },
     api,
 };
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use buffa::{Message as _, MessageName};
 use connectrpc::{
-    ConnectError, ErrorCode,
+    ConnectError,
     client::{BidiRecvHalf, BidiSendHalf},
 };
 use hyper::body::Incoming;
@@ -97,14 +99,7 @@ impl Command {
         {
             return Ok(());
         }
-        Err(ServiceError::Refused {
-            code: "argument_list_too_long",
-            message: format!(
-                "the command line or environment is too long: one argument may have {} bytes and all together \
-                 about 2 MiB; send more through standard input or a file",
-                LONGEST_ARGUMENT - 1
-            ),
-        })
+        Err(too_long())
     }
 
     fn timeout_ms(&self) -> Result<u64, ServiceError> {
@@ -134,6 +129,25 @@ impl Command {
             ..Start::default()
         }
     }
+}
+
+fn too_long() -> ServiceError {
+    ServiceError::Refused {
+        code: "argument_list_too_long",
+        message: format!(
+            "the command line or environment is too long: one argument may have {} bytes and all together about \
+             2 MiB; send more through standard input or a file",
+            LONGEST_ARGUMENT - 1
+        ),
+    }
+}
+
+/// What the agent says of a command that did not start, where it says that.
+fn not_started(error: &ConnectError) -> Option<Reason> {
+    let of_that_type = |name: &str| name.rsplit('/').next() == Some(NotStarted::FULL_NAME);
+    let detail = error.details.iter().find(|detail| of_that_type(&detail.type_url))?;
+    let bytes = STANDARD_NO_PAD.decode(detail.value.as_deref()?.trim_end_matches('=')).ok()?;
+    NotStarted::decode_from_slice(&bytes).ok()?.reason.as_known()
 }
 
 type Receive = BidiRecvHalf<Incoming, <RunEvent as buffa::HasMessageView>::View<'static>>;
@@ -333,18 +347,14 @@ impl Run {
     /// A program that is not there or cannot be run ends the command as a shell would; anything else is an error.
     async fn fail(&mut self, error: ConnectError) -> Result<(), ServiceError> {
         self.over = true;
-        let text = error.message.clone().unwrap_or_default();
-        let exit_code = match error.code {
-            _ if self.started => None,
-            ErrorCode::NotFound => Some(127),
-            ErrorCode::PermissionDenied | ErrorCode::InvalidArgument if text.starts_with("cannot run") => {
-                Some(126)
-            }
-            _ => None,
+        let exit_code = match not_started(&error) {
+            Some(Reason::REASON_NO_PROGRAM) => 127,
+            Some(Reason::REASON_NOT_EXECUTABLE) => 126,
+            Some(Reason::REASON_TOO_LONG) => return Err(too_long()),
+            Some(Reason::REASON_PROCESS_LIMIT) => return Err(self.process_limit()),
+            _ => return Err(self.agents.explain(self.sandbox.id(), error).await),
         };
-        let Some(exit_code) = exit_code else {
-            return Err(self.agents.explain(self.sandbox.id(), error).await);
-        };
+        let text = error.message.unwrap_or_default();
         let why = if text.contains(&self.program) { text } else { format!("{}: {text}", self.program) };
         // Taken from the end.
         self.ahead = vec![
@@ -352,6 +362,11 @@ impl Run {
             Happened::Stderr(format!("{why}\n").into_bytes()),
         ];
         Ok(())
+    }
+
+    fn process_limit(&self) -> ServiceError {
+        let id = self.sandbox.id().to_string();
+        ServiceError::ProcessLimit { id, limit: self.sandbox.spec.limits.pids }
     }
 
     async fn lost(&mut self, problem: &str) -> ServiceError {

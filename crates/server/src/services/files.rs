@@ -276,8 +276,12 @@ async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Serv
     let text = |name: &str| body.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let code = serde_json::from_value::<ErrorCode>(body.get("error_code").cloned().unwrap_or_default());
     let refused = said(code.unwrap_or(ErrorCode::Internal), text("message"));
-    let broken = |message| ServiceError::Internal(format!("the agent answered {status}: {message}"));
-    Err(refused.unwrap_or_else(broken))
+    Err(refused.unwrap_or_else(|message| ServiceError::AgentFailed(failed(status, message))))
+}
+
+/// What the agent said, or that it said nothing.
+fn failed(status: http::StatusCode, message: String) -> String {
+    if message.is_empty() { format!("the agent answered {status} and nothing else") } else { message }
 }
 
 async fn whole(answer: Response<Incoming>) -> Bytes {
