@@ -97,7 +97,9 @@ fn client_line(error: &atoll_client::Error) -> String {
             message.trim_end_matches('.'),
             crate::config::path_for_people()
         ),
-        Error::Api { status, message, request_id: Some(id), .. } if *status >= 500 => {
+        Error::Api { status, message, request_id: Some(id), .. }
+            if *status >= 500 && !message.contains(id) =>
+        {
             format!("{} (request {id} in the server's log)", one_line(message))
         }
         other => one_line(&other.to_string()),

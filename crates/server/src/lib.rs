@@ -6,6 +6,7 @@ mod http;
 mod listener;
 mod metrics;
 mod patience;
+mod request_id;
 mod services;
 mod world;
 

@@ -264,7 +264,6 @@ async fn driver_errors_keep_their_meaning() {
         (image("registry_unreachable"), 502, "registry_unreachable"),
         (DriverError::Exhausted("m".into()), 507, "exhausted"),
         (DriverError::Unsupported("m".into()), 501, "unsupported"),
-        (DriverError::Internal("m".into()), 500, "internal"),
         (DriverError::Invalid("m".into()), 400, "invalid"),
         (DriverError::InUse("m".into()), 409, "in_use"),
     ] {
@@ -272,7 +271,39 @@ async fn driver_errors_keep_their_meaning() {
         let (got, body) = server.post(ALL, json!({"image": "base"})).await;
         assert_eq!((got, body["code"].as_str(), body["error"].as_str()), (status, Some(code), Some("m")));
     }
-    assert_eq!(server.get(&format!("{ALL}?phase=failed")).await.1["items"].as_array().unwrap().len(), 7);
+    assert_eq!(server.get(&format!("{ALL}?phase=failed")).await.1["items"].as_array().unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn what_breaks_inside_is_told_by_the_log_alone() {
+    let server = start().await;
+    let secret = || DriverError::Internal("cannot open /srv/secret/place".into());
+    let call = |accept: &str| {
+        let call = server.call(Method::POST, ALL).header("x-request-id", "r-17").header("accept", accept);
+        call.json(&json!({"image": "base"})).send()
+    };
+    server.driver.fail_next("create", secret());
+    let (status, body) = read(call("application/json").await.unwrap()).await;
+    let expected = "the server failed; its log has the details under request r-17";
+    assert_eq!((status, &body), (500, &json!({"error": expected, "code": "internal"})));
+    server.driver.fail_next("create", secret());
+    let text = call("text/event-stream").await.unwrap().text().await.unwrap();
+    assert_eq!(events(&text).pop().unwrap().1["error"]["error"], expected);
+    server.driver.fail_next("list", secret());
+    let (status, body) = server.get("/readyz").await;
+    assert!(status == 503 && !body.to_string().contains("/srv/secret"), "{body}");
+}
+
+#[tokio::test]
+async fn an_unknown_template_is_named_once() {
+    let server = start().await;
+    let (_, refused) = server.post(ALL, json!({"template": "nix"})).await;
+    assert_eq!(refused["error"], "template: there is no template nix");
+    let spec = json!({"image": "base"});
+    let put = server.call(Method::PUT, "/api/v1/templates/nix").json(&spec).send().await.unwrap();
+    assert!(put.status().is_success());
+    let (_, refused) = server.post(ALL, json!({"template": "nix", "templateVersion": 7})).await;
+    assert_eq!(refused["error"], "template: there is no version 7 of template nix");
 }
 
 #[tokio::test]

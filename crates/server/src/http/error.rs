@@ -40,11 +40,8 @@ fn status(kind: Kind) -> StatusCode {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (kind, code) = self.0.classify();
-        if kind == Kind::Internal {
-            tracing::error!(error = %self.0, code, "a request failed");
-        }
-        let mut response = (status(kind), Json(self.0.body())).into_response();
+        let (kind, _) = self.0.classify();
+        let mut response = (status(kind), Json(self.0.tell())).into_response();
         if let Some(seconds) = self.0.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

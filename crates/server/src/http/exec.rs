@@ -75,7 +75,7 @@ impl Telling {
                 let event = self.event(happened);
                 Some((event.into_iter().collect(), Some(self)))
             }
-            Err(error) => Some((vec![ExecEvent::Error { error: error.body() }], None)),
+            Err(error) => Some((vec![ExecEvent::Error { error: error.tell() }], None)),
         }
     }
 

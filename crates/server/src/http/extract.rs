@@ -157,7 +157,7 @@ mod tests {
             (r#"{"image":"x"} trailing"#, "body"),
         ] {
             let refused = parse::<CreateSandbox>(body.as_bytes()).unwrap_err();
-            assert_eq!(refused.body().field.as_deref(), Some(expected), "{body}: {refused}");
+            assert_eq!(refused.tell().field.as_deref(), Some(expected), "{body}: {refused}");
         }
     }
 

@@ -16,12 +16,15 @@ use futures::{
 use std::{sync::Arc, time::Duration};
 
 use super::{error::Answer, extract::Query};
-use crate::services::{
-    Services,
-    access::Caller,
-    error::ServiceError,
-    exec::{Command, Happened, Input, Run},
-    text::Decoder,
+use crate::{
+    request_id,
+    services::{
+        Services,
+        access::Caller,
+        error::ServiceError,
+        exec::{Command, Happened, Input, Run},
+        text::Decoder,
+    },
 };
 
 /// How long the first message may take, when the URL does not say what to run.
@@ -55,9 +58,10 @@ pub async fn interactive(
     services.sandbox(&caller, &id).await?;
     let start = start(&query)?;
     let binary = query.switch("binary")?.unwrap_or(false);
+    let request = request_id::current().unwrap_or_default();
     Ok(upgrade.max_message_size(LARGEST).max_frame_size(LARGEST).on_upgrade(async move |socket| {
         let stopping = services.base.stopping.clone();
-        let talk = talk(&services, &caller, &id, start, binary, socket);
+        let talk = request_id::scope(request, talk(&services, &caller, &id, start, binary, socket));
         tokio::select! {
             () = talk => {}
             () = stopping.cancelled() => {}
@@ -116,7 +120,7 @@ async fn talk(
 }
 
 fn failure(error: &ServiceError) -> InteractiveMessage {
-    let body = error.body();
+    let body = error.tell();
     InteractiveMessage::Error { message: body.error, code: Some(body.code) }
 }
 

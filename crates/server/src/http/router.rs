@@ -21,7 +21,11 @@ use super::{
     archive, auth, docs, error::plain, exec, files, form, images, interactive, keys, logs, sandboxes, system,
     templates,
 };
-use crate::{services::Services, world};
+use crate::{
+    request_id,
+    services::{Services, error},
+    world,
+};
 
 /// Longest request id that is taken over from a caller.
 const LONGEST_ID: usize = 128;
@@ -126,7 +130,7 @@ fn broken(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     tracing::error!(panic = text, "a handler broke");
-    plain(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server made a mistake; its log has the details")
+    plain(StatusCode::INTERNAL_SERVER_ERROR, "internal", &error::broken())
 }
 
 /// Names every request, counts it and notes how it ended.
@@ -136,7 +140,8 @@ async fn observe(State(services): State<Arc<Services>>, request: Request, next: 
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", %id, %method, path = request.uri().path());
     let began = std::time::Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let answering = request_id::scope(id.clone(), next.run(request));
+    let mut response = answering.instrument(span.clone()).await;
     let (status, took) = (response.status().as_u16(), began.elapsed());
     span.in_scope(|| tracing::info!(status, took_ms = took.as_millis(), "answered"));
     services.base.metrics.requested(method.as_str(), &route, status);

@@ -114,7 +114,7 @@ fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
         Step::Did(CreateStep::Preparing) => CreateEvent::Preparing,
         Step::Did(CreateStep::Starting) => CreateEvent::Starting,
         Step::Ended(Ok(sandbox)) => CreateEvent::Ready { sandbox: Box::new(convert::sandbox(*sandbox)) },
-        Step::Ended(Err(error)) => CreateEvent::Failed { error: error.body() },
+        Step::Ended(Err(error)) => CreateEvent::Failed { error: error.tell() },
     }
 }
 

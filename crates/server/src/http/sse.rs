@@ -9,12 +9,14 @@ use serde::Serialize;
 use std::{convert::Infallible, time::Duration};
 use tokio_util::sync::CancellationToken;
 
+use crate::request_id;
+
 /// A comment goes out after so long without an event, so that nobody between takes the connection for dead.
 const QUIET: Duration = Duration::from_secs(15);
 
 /// Answers with a stream of events. It must have an end of its own.
 pub fn events<T: Serialize>(stream: impl Stream<Item = T> + Send + 'static) -> Response {
-    let events = stream.map(|event| Ok::<_, Infallible>(encode(&event)));
+    let events = request_id::carried(stream).map(|event| Ok::<_, Infallible>(encode(&event)));
     let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(QUIET));
     ([("x-accel-buffering", "no")], sse).into_response()
 }

@@ -37,7 +37,9 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(services): State<Arc<Services>>) -> Response {
     match services.ready().await {
         Ok(()) => "ready\n".into_response(),
-        Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &format!("not ready: {error}")),
+        Err(error) => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &format!("not ready: {}", error.tell().error))
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use atoll_core::{driver::DriverError, error::Invalid, phase::Phase, store::StoreError};
 use atoll_proto::api::ErrorBody;
 
+use crate::request_id;
+
 /// What a service refuses or fails at.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -112,13 +114,19 @@ impl ServiceError {
         }
     }
 
-    /// The error as callers see it.
-    pub fn body(&self) -> ErrorBody {
-        let field = match self {
-            Self::Invalid(invalid) => Some(invalid.field.clone()),
-            _ => None,
+    /// The error as callers are told it. What broke inside the server goes to the log instead: it may name paths and
+    /// addresses that are none of theirs.
+    pub fn tell(&self) -> ErrorBody {
+        let (kind, code) = self.classify();
+        let (error, field) = match self {
+            _ if kind == Kind::Internal => {
+                tracing::error!(error = %self, code, "a request failed");
+                (broken(), None)
+            }
+            Self::Invalid(invalid) => (self.to_string(), Some(invalid.field.clone())),
+            _ => (self.to_string(), None),
         };
-        ErrorBody { error: self.to_string(), code: self.classify().1.to_owned(), field }
+        ErrorBody { error, code: code.to_owned(), field }
     }
 
     /// Seconds after which a caller may try again.
@@ -129,6 +137,13 @@ impl ServiceError {
             _ => None,
         }
     }
+}
+
+/// What is said when the server itself is at fault.
+pub fn broken() -> String {
+    let request = request_id::current().filter(|id| !id.is_empty());
+    let under = request.map_or_else(String::new, |id| format!(" under request {id}"));
+    format!("the server failed; its log has the details{under}")
 }
 
 fn classify_driver(error: &DriverError) -> (Kind, &str) {
@@ -156,7 +171,7 @@ fn classify_store(error: &StoreError) -> (Kind, &str) {
         StoreError::NotFound(_) => (Kind::NotFound, "not_found"),
         StoreError::Exists(_) => (Kind::Conflict, "exists"),
         StoreError::Invalid(_) => (Kind::BadInput, "invalid"),
-        StoreError::Database(_) => (Kind::Internal, "database"),
+        StoreError::Database(_) => (Kind::Internal, "internal"),
     }
 }
 

@@ -26,7 +26,7 @@ impl Services {
             let pulled = base.driver.images().pull(&ask.reference, login, progress).await;
             let last = match pulled {
                 Ok(image) => api::PullEvent::Ready { image: convert::image(image) },
-                Err(error) => api::PullEvent::Failed { error: ServiceError::from(error).body() },
+                Err(error) => api::PullEvent::Failed { error: ServiceError::from(error).tell() },
             };
             // Whoever asked may be gone; the image is there all the same.
             let _ = sender.send(last);
