@@ -7,6 +7,7 @@ use atoll_core::{
     phase::Phase,
     request::{Birth, CreateRequest, positive, resolve},
     sandbox::{Reason, Sandbox},
+    store::StoreError,
     template::Template,
 };
 use atoll_proto::api;
@@ -209,7 +210,7 @@ impl Services {
             (Some(_), None) => Ok(None),
             (None, Some(name)) => {
                 let found = self.base.store.template(&caller.tenant, name, ask.template_version).await;
-                Ok(Some(found.map_err(|error| unknown_template(error, name))?))
+                Ok(Some(found.map_err(unknown_template)?))
             }
         }
     }
@@ -336,11 +337,9 @@ impl Services {
 }
 
 /// A template that is not there is a mistake in the body, not in the path.
-fn unknown_template(error: atoll_core::store::StoreError, name: &str) -> ServiceError {
+fn unknown_template(error: StoreError) -> ServiceError {
     match error {
-        atoll_core::store::StoreError::NotFound(what) => {
-            ServiceError::invalid("template", format!("{what} does not exist; `{name}` was asked for"))
-        }
+        StoreError::NotFound(what) => ServiceError::invalid("template", format!("there is no {what}")),
         other => other.into(),
     }
 }
