@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
@@ -109,6 +109,35 @@ pub enum DriverError {
     Internal(String),
 }
 
+/// A sandbox's place in a list: newest first, and by id among those of one microsecond.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Microseconds from the creation to the epoch: the age comes with its sign turned.
+    age: i64,
+    id: SandboxId,
+}
+
+impl Position {
+    /// Where a sandbox stands.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox) -> Self {
+        Self { age: -sandbox.spec.created_at.as_microsecond(), id: sandbox.id().clone() }
+    }
+
+    /// Reads what [`Display`](fmt::Display) wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (age, id) = text.split_once('.')?;
+        Some(Self { age: age.parse().ok()?, id: SandboxId::parse(id).ok()? })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}", self.age, self.id)
+    }
+}
+
 /// Which sandboxes to list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
@@ -121,7 +150,18 @@ pub struct ListQuery {
     /// At most so many.
     pub limit: usize,
     /// Where the page before ended.
-    pub cursor: Option<String>,
+    pub cursor: Option<Position>,
+}
+
+impl ListQuery {
+    /// Whether a sandbox is one of those, wherever it stands.
+    #[must_use]
+    pub fn matches(&self, sandbox: &Sandbox) -> bool {
+        let spec = &sandbox.spec;
+        self.tenant.as_ref().is_none_or(|tenant| *tenant == spec.tenant)
+            && (self.phases.is_empty() || self.phases.contains(&sandbox.phase))
+            && self.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
+    }
 }
 
 /// One page of a list.
@@ -130,7 +170,26 @@ pub struct Page {
     /// The sandboxes.
     pub items: Vec<Sandbox>,
     /// Where to go on, unless this was the last page.
-    pub next: Option<String>,
+    pub next: Option<Position>,
+}
+
+impl Page {
+    /// Adds sandboxes that belong on this page by their place, unless they are there.
+    #[must_use]
+    pub fn with(mut self, more: Vec<Sandbox>, query: &ListQuery) -> Self {
+        let after = |it: &Sandbox| query.cursor.as_ref().is_none_or(|cursor| Position::of(it) > *cursor);
+        let known = |it: &Sandbox| self.items.iter().any(|have| have.id() == it.id());
+        let more: Vec<_> =
+            more.into_iter().filter(|it| query.matches(it) && after(it) && !known(it)).collect();
+        self.items.extend(more);
+        self.items.sort_by_cached_key(Position::of);
+        let beyond = self.items.len() > query.limit;
+        self.items.truncate(query.limit);
+        if beyond || self.next.is_some() {
+            self.next = self.items.last().map(Position::of);
+        }
+        self
+    }
 }
 
 /// What a sandbox uses now.
@@ -248,4 +307,48 @@ pub trait Driver: Send + Sync + 'static {
 
     /// What is right and wrong with the machine.
     async fn doctor(&self) -> Vec<Check>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::sandbox;
+
+    fn made_at(n: u8) -> Sandbox {
+        let mut made = sandbox(n);
+        made.spec.created_at = Timestamp::from_second(n.into()).unwrap();
+        made
+    }
+
+    fn seconds(page: &Page) -> Vec<i64> {
+        page.items.iter().map(|it| it.spec.created_at.as_second()).collect()
+    }
+
+    #[test]
+    fn a_position_can_be_written_down() {
+        let position = Position::of(&made_at(5));
+        assert_eq!(Position::parse(&position.to_string()), Some(position.clone()));
+        assert!(Position::of(&made_at(6)) < position, "newest first");
+        for bad in ["", "x", "1", "1.", ".i", "x.i1", "ab.cd"] {
+            assert_eq!(Position::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_added_to_a_page_stands_in_its_place() {
+        let query = ListQuery { limit: 3, ..ListQuery::default() };
+        let page = |items: &[u8], next: Option<u8>| Page {
+            items: items.iter().copied().map(made_at).collect(),
+            next: next.map(|n| Position::of(&made_at(n))),
+        };
+        let more = || vec![made_at(5), made_at(3)];
+        let full = page(&[5, 4], None).with(more(), &query);
+        assert_eq!((seconds(&full), full.next), (vec![5, 4, 3], None), "one was there");
+        let cut = page(&[6, 4, 2], Some(2)).with(more(), &query);
+        assert_eq!((seconds(&cut), cut.next), (vec![6, 5, 4], Some(Position::of(&made_at(4)))));
+        let later = ListQuery { cursor: Some(Position::of(&made_at(4))), ..query };
+        assert_eq!(seconds(&page(&[2], None).with(more(), &later)), [3, 2]);
+        let others = ListQuery { tenant: Some("other".into()), ..later };
+        assert_eq!(seconds(&page(&[], None).with(more(), &others)), Vec::<i64>::new());
+    }
 }

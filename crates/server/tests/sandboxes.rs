@@ -107,7 +107,7 @@ async fn lists_have_pages_and_filters() {
         async |query: &str| server.get(&format!("{ALL}?{query}")).await.1["items"].as_array().map(Vec::len);
     assert_eq!(count("label=n=1").await, Some(3));
     assert_eq!(count("label=n%3D1&label=all=yes").await, Some(3));
-    assert_eq!(count("label=n=1&label=n=0").await, Some(4), "the later one of a name counts");
+    assert_eq!(count("label=n=1&label=n=1").await, Some(3));
     server.post(&format!("{ALL}/{}/pause", seen[0]), json!({})).await;
     assert_eq!((count("phase=paused").await, count("status=stopped").await), (Some(1), Some(1)));
     assert_eq!(count("phase=paused,running").await, Some(7));
@@ -115,14 +115,23 @@ async fn lists_have_pages_and_filters() {
         ("limit=0", "limit"),
         ("limit=1001", "limit"),
         ("limit=x", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=99999999999999999999999", "limit"),
         ("cursor=zz", "cursor"),
+        ("cursor=6162", "cursor"),
         ("phase=asleep", "phase"),
         ("status=paused", "status"),
-        ("label=-=x", "labels.-"),
+        ("label=-=x", "label"),
+        ("label=nonsense", "label"),
+        ("label=", "label"),
+        ("label==x", "label"),
+        ("label=n=1&label=n=0", "label"),
     ] {
         let (status, refused) = server.get(&format!("{ALL}?{query}")).await;
         assert_eq!((status, refused["field"].as_str()), (400, Some(field)), "{query}");
     }
+    let (_, refused) = server.get(&format!("{ALL}?label=nonsense")).await;
+    assert_eq!(refused["error"], "label: \"nonsense\": write `key=value`");
 }
 
 #[tokio::test]
@@ -249,8 +258,16 @@ async fn beyond_the_queue_creations_are_refused_and_one_that_waits_can_be_delete
     assert_eq!(read(refused).await.1["code"], "too_many_creates");
     let one = format!("{ALL}/{}", waiting["id"].as_str().unwrap());
     assert_eq!(server.get(&one).await.1["phase"], "creating");
+    let listed = async |query: &str| {
+        let (_, list) = server.get(&format!("{ALL}?{query}")).await;
+        list["items"].as_array().unwrap().iter().map(|it| it["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("").await.len(), 2, "one is being made, one waits");
+    assert_eq!(listed("limit=1").await, [waiting["id"].clone()], "newest first");
+    assert!(listed("phase=running").await.is_empty());
     assert_eq!(server.delete(&one).await.0, 204);
     until(async || server.get(&one).await.0 == 404).await;
+    assert_eq!(listed("").await.len(), 1);
     server.driver.release(10);
     assert_eq!(server.driver.count(), 1);
 }

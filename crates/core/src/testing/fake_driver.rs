@@ -14,7 +14,7 @@ use super::{ROOM, fake_images::FakeImages};
 use crate::{
     driver::{
         BoxStream, Check, CheckStatus, CreateStep, Driver, DriverError, Event, ListQuery, LogStream, Page,
-        Progress, Target, Usage,
+        Position, Progress, Target, Usage,
     },
     id::SandboxId,
     image::Images,
@@ -165,19 +165,6 @@ fn missing(id: &SandboxId) -> DriverError {
     DriverError::NotFound(format!("sandbox {id}"))
 }
 
-fn matches(sandbox: &Sandbox, query: &ListQuery) -> bool {
-    let labelled =
-        |(key, value): (&String, &String)| sandbox.spec.labels.get(key).is_some_and(|have| have == value);
-    query.tenant.as_ref().is_none_or(|tenant| *tenant == sandbox.spec.tenant)
-        && query.labels.iter().all(labelled)
-        && (query.phases.is_empty() || query.phases.contains(&sandbox.phase))
-}
-
-/// Newest first; the id decides between those of one instant.
-fn rank(sandbox: &Sandbox) -> String {
-    format!("{:020} {}", sandbox.spec.created_at.as_microsecond(), sandbox.id())
-}
-
 #[async_trait]
 impl Driver for FakeDriver {
     fn capacity(&self) -> Capacity {
@@ -205,14 +192,14 @@ impl Driver for FakeDriver {
     async fn list(&self, query: &ListQuery) -> Result<Page, DriverError> {
         self.failure("list")?;
         let mut items: Vec<_> =
-            self.lock().sandboxes.values().filter(|it| matches(it, query)).cloned().collect();
-        items.sort_by_key(|it| std::cmp::Reverse(rank(it)));
+            self.lock().sandboxes.values().filter(|it| query.matches(it)).cloned().collect();
+        items.sort_by_cached_key(Position::of);
         if let Some(cursor) = &query.cursor {
-            items.retain(|it| rank(it) < *cursor);
+            items.retain(|it| Position::of(it) > *cursor);
         }
         let more = items.len() > query.limit;
         items.truncate(query.limit);
-        let next = items.last().filter(|_| more).map(rank);
+        let next = items.last().filter(|_| more).map(Position::of);
         Ok(Page { items, next })
     }
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
@@ -12,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use atoll_core::{
-    driver::{ListQuery, Page},
+    driver::{ListQuery, Page, Position},
     id::SandboxId,
     sandbox::Sandbox,
 };
@@ -79,23 +80,16 @@ impl Entry {
     }
 }
 
-/// Newest first: the age comes with its sign turned.
-type Age = (i64, SandboxId);
-
 #[derive(Default)]
 struct Indexes {
     by_id: HashMap<SandboxId, Arc<Entry>>,
-    by_age: BTreeMap<Age, Arc<Entry>>,
+    by_age: BTreeMap<Position, Arc<Entry>>,
 }
 
 /// All entries.
 #[derive(Default)]
 pub struct Table {
     indexes: RwLock<Indexes>,
-}
-
-fn age(sandbox: &Sandbox) -> Age {
-    (-sandbox.spec.created_at.as_microsecond(), sandbox.id().clone())
 }
 
 impl Table {
@@ -107,7 +101,7 @@ impl Table {
             return false;
         }
         indexes.by_id.insert(record.sandbox.id().clone(), Arc::clone(entry));
-        indexes.by_age.insert(age(&record.sandbox), Arc::clone(entry));
+        indexes.by_age.insert(Position::of(&record.sandbox), Arc::clone(entry));
         true
     }
 
@@ -115,7 +109,7 @@ impl Table {
     pub fn remove(&self, sandbox: &Sandbox) {
         let mut indexes = self.indexes.write().unwrap_or_else(PoisonError::into_inner);
         indexes.by_id.remove(sandbox.id());
-        indexes.by_age.remove(&age(sandbox));
+        indexes.by_age.remove(&Position::of(sandbox));
     }
 
     /// One entry.
@@ -131,34 +125,17 @@ impl Table {
     /// A page of those that match. Its cost follows from the page, not from the number of all.
     pub fn list(&self, query: &ListQuery) -> Page {
         let indexes = self.indexes.read().unwrap_or_else(PoisonError::into_inner);
-        let from = query.cursor.as_deref().and_then(parse_cursor);
-        let after = from.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let after = query.cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let mut matching = indexes
             .by_age
-            .range((after, std::ops::Bound::Unbounded))
-            .filter(|(_, entry)| matches(&entry.record().sandbox, query));
+            .range((after, Bound::Unbounded))
+            .filter(|(_, entry)| query.matches(&entry.record().sandbox));
         let items: Vec<Sandbox> =
             matching.by_ref().take(query.limit).map(|(_, entry)| entry.sandbox()).collect();
         let more = matching.next().is_some();
-        let next = items.last().filter(|_| more).map(|last| cursor(&age(last)));
+        let next = items.last().filter(|_| more).map(Position::of);
         Page { items, next }
     }
-}
-
-fn matches(sandbox: &Sandbox, query: &ListQuery) -> bool {
-    let spec = &sandbox.spec;
-    query.tenant.as_ref().is_none_or(|tenant| *tenant == spec.tenant)
-        && (query.phases.is_empty() || query.phases.contains(&sandbox.phase))
-        && query.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
-}
-
-fn cursor(age: &Age) -> String {
-    format!("{}.{}", age.0, age.1)
-}
-
-fn parse_cursor(text: &str) -> Option<Age> {
-    let (age, id) = text.split_once('.')?;
-    Some((age.parse().ok()?, SandboxId::parse(id).ok()?))
 }
 
 #[cfg(test)]

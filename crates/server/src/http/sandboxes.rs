@@ -1,6 +1,6 @@
 //! Routes of sandboxes.
 
-use atoll_core::driver::{CreateStep, ListQuery};
+use atoll_core::driver::{CreateStep, ListQuery, Position};
 use atoll_proto::api::{CreateEvent, CreateSandbox, ErrorBody, Sandbox, SandboxList, UpdateSandbox, Usage};
 use axum::{
     Json,
@@ -119,12 +119,10 @@ fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
 }
 
 /// Lists sandboxes, newest first.
-///
-/// One that still waits for its turn to be made is not listed yet.
 #[utoipa::path(get, path = "/sandboxes", operation_id = "list_sandboxes", tag = "sandboxes",
     params(("limit" = Option<usize>, Query, description = "Items of a page: 1 to 1000, 100 when absent"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("label" = Option<Vec<String>>, Query, description = "`key=value`; each that is given must match"),
+        ("label" = Option<Vec<String>>, Query, description = "`key=value`; all that are given must match"),
         ("phase" = Option<Vec<String>>, Query, description = "Any of these phases"),
         ("status" = Option<Vec<String>>, Query, description = "Any of these, in the words of older clients")),
     responses((status = 200, body = SandboxList), (status = 400, body = ErrorBody)))]
@@ -143,9 +141,10 @@ fn list_query(query: &Query) -> Result<ListQuery, ServiceError> {
     }
     let refuse = || ServiceError::invalid("cursor", "is not one that a list gave");
     let decode = |text: &str| {
-        hex::decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(refuse)
+        let bytes = hex::decode(text).ok()?;
+        Position::parse(std::str::from_utf8(&bytes).ok()?)
     };
-    let cursor = query.get("cursor").map(decode).transpose()?;
+    let cursor = query.get("cursor").map(|text| decode(text).ok_or_else(refuse)).transpose()?;
     let mut phases = Vec::new();
     for field in ["phase", "status"] {
         for word in query.all(field).flat_map(|words| words.split(',')).filter(|word| !word.is_empty()) {

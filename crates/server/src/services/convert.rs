@@ -281,12 +281,16 @@ pub fn role_in(role: api::Role) -> core::key::Role {
     }
 }
 
-/// Labels of a query, each `key=value`.
+/// Labels of a query, each `key=value`, each key once.
 pub fn labels<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, String>, ServiceError> {
-    let split = |text: &'a str| {
-        let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        core::id::check_label(key, value)?;
-        Ok((key.to_owned(), value.to_owned()))
-    };
-    texts.map(split).collect()
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let refuse = |problem: &str| ServiceError::invalid("label", format!("{text:?}: {problem}"));
+        let (key, value) = text.split_once('=').ok_or_else(|| refuse("write `key=value`"))?;
+        core::id::check_label(key, value).map_err(|invalid| refuse(&invalid.problem))?;
+        if labels.insert(key.to_owned(), value.to_owned()).is_some_and(|other| other != value) {
+            return Err(refuse("another value of that key is asked for too; a sandbox has one"));
+        }
+    }
+    Ok(labels)
 }

@@ -10,7 +10,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -34,6 +34,8 @@ pub struct Creation {
     pub sandbox: Sandbox,
     course: watch::Sender<Course>,
     cancelled: CancellationToken,
+    /// Whether it is more than announced.
+    begun: AtomicBool,
 }
 
 impl Creation {
@@ -94,11 +96,23 @@ impl Creations {
         self.lock().get(id).cloned()
     }
 
+    /// What is being made or waits for its turn.
+    pub fn begun(&self) -> Vec<Sandbox> {
+        let under_way = self.lock();
+        let begun = under_way.values().filter(|creation| creation.begun.load(Ordering::Relaxed));
+        begun.map(|creation| creation.sandbox.clone()).collect()
+    }
+
     /// Makes a creation known without beginning it, so that others who ask for the same can wait for it. One of that id
     /// that is under way is given back as the error.
     pub fn announce(&self, sandbox: Sandbox) -> Result<Arc<Creation>, Arc<Creation>> {
         let course = watch::Sender::new(Course { steps: vec![CreateStep::Queued], end: None });
-        let creation = Arc::new(Creation { sandbox, course, cancelled: CancellationToken::new() });
+        let creation = Arc::new(Creation {
+            sandbox,
+            course,
+            cancelled: CancellationToken::new(),
+            begun: AtomicBool::new(false),
+        });
         match self.lock().entry(creation.sandbox.id().clone()) {
             Entry::Occupied(other) => Err(other.get().clone()),
             Entry::Vacant(place) => Ok(place.insert(creation).clone()),
@@ -117,6 +131,7 @@ impl Creations {
             self.withdraw(&creation, busy.clone());
             return Err(busy);
         }
+        creation.begun.store(true, Ordering::Relaxed);
         let all = self.clone();
         tokio::spawn(async move { all.run(&creation).await });
         Ok(())

@@ -230,12 +230,14 @@ impl Services {
         }
     }
 
-    /// One page of those that the caller may reach and that match.
+    /// One page of those that the caller may reach and that match, also of those that wait to be made.
     pub async fn list(&self, caller: &Caller, query: ListQuery) -> Result<api::SandboxList, ServiceError> {
         let query = ListQuery { tenant: caller.scope().map(str::to_owned), ..query };
-        let page = self.base.driver.list(&query).await?;
+        // Before the driver is asked: what it is given meanwhile is then seen twice, and not missed.
+        let begun = self.creations.begun();
+        let page = self.base.driver.list(&query).await?.with(begun, &query);
         let items = page.items.into_iter().map(convert::sandbox).collect();
-        Ok(api::SandboxList { items, next_cursor: page.next.map(hex::encode) })
+        Ok(api::SandboxList { items, next_cursor: page.next.map(|next| hex::encode(next.to_string())) })
     }
 
     /// Takes a sandbox down; one that waits to be made never is.
