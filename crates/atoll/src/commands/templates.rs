@@ -8,6 +8,10 @@ use std::{fs, io::Read, path::Path};
 use super::{Context, tally, word};
 use crate::{cli::Templates, failure::Failure, output::Format, values::moment};
 
+/// The times of a lifecycle for which a file may say "never": TOML has no word for the `null` of JSON.
+const TIMES: [&str; 4] = ["pause_after", "stop_after", "terminate_after", "ttl"];
+const NEVER: &str = "never";
+
 /// `atoll templates`
 pub async fn templates(context: &Context, command: Templates) -> Result<(), Failure> {
     match command {
@@ -39,7 +43,13 @@ fn row(template: &Template) -> Vec<String> {
 
 /// The recipe's own fields, as they would be written in a file.
 fn fields(template: &Template) -> Vec<(&'static str, String)> {
-    let text = toml::to_string(&template.spec).unwrap_or_default();
+    let mut table = toml::Table::try_from(&template.spec).unwrap_or_default();
+    if let Some(lifecycle) = table.get_mut("lifecycle").and_then(toml::Value::as_table_mut) {
+        for time in TIMES {
+            lifecycle.entry(time).or_insert_with(|| NEVER.into());
+        }
+    }
+    let text = toml::to_string(&table).unwrap_or_default();
     let head = [("name", template.name.clone()), ("version", template.version.to_string())];
     let spec = text.lines().filter(|line| !line.is_empty()).map(|line| ("", line.to_owned()));
     head.into_iter().chain(spec).collect()
@@ -80,8 +90,18 @@ fn parse(text: &str, given: Option<String>) -> Result<(String, TemplateSpec), St
     if let Some(spec) = value.get_mut("spec") {
         value = spec.take();
     }
+    never_is_null(&mut value);
     let spec = serde_json::from_value(value).map_err(|error| error.to_string())?;
     Ok((name, spec))
+}
+
+fn never_is_null(spec: &mut Value) {
+    let Some(lifecycle) = spec.get_mut("lifecycle").and_then(Value::as_object_mut) else { return };
+    for time in TIMES {
+        if let Some(value) = lifecycle.get_mut(time).filter(|value| **value == NEVER) {
+            *value = Value::Null;
+        }
+    }
 }
 
 /// A template that was removed.
@@ -116,6 +136,22 @@ mod tests {
         let printed =
             r#"{"name":"t","version":3,"spec":{"image":"base"},"created_at":"2026-01-01T00:00:00Z"}"#;
         assert_eq!(parse(printed, None).unwrap().1.image, "base");
+    }
+
+    #[test]
+    fn a_lifecycle_can_say_never_and_what_is_shown_says_it_too() {
+        let toml =
+            "image = \"base\"\n[lifecycle]\npause_after = \"never\"\nstop_after = 60\nttl = \"never\"\n";
+        let (name, spec) = parse(toml, Some("t".into())).unwrap();
+        let times = &spec.lifecycle;
+        assert_eq!((times.pause_after, times.stop_after, times.ttl), (None, Some(60), None));
+        assert_eq!(times.terminate_after, Some(86_400), "what is not named is as usual");
+        let json = "{\"image\": \"base\", \"lifecycle\": {\"pause_after\": \"never\"}}";
+        assert_eq!(parse(json, Some("t".into())).unwrap().1.lifecycle.pause_after, None);
+        let template = Template { name, version: 1, spec, created_at: jiff::Timestamp::UNIX_EPOCH };
+        let shown: String = fields(&template).into_iter().skip(2).map(|(_, line)| line + "\n").collect();
+        assert_eq!(parse(&shown, Some("t".into())).unwrap().1, template.spec, "{shown}");
+        assert!(parse(&toml.replace("never", "forever"), Some("t".into())).unwrap_err().contains("forever"));
     }
 
     #[test]
