@@ -30,10 +30,11 @@ pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "atoll: {line}");
 }
 
-/// Asks the person at the terminal before something is done that cannot be undone.
+/// Asks the person at the terminal before something is done that cannot be undone. Where nobody would see the question or
+/// could answer it, nothing is waited for.
 pub fn confirm(what: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Wrong(format!("this would {what}: add -f to do it without asking")));
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Failure::Wrong(format!("this would {what}: -f is needed when not on a terminal")));
     }
     let failed = |source| Failure::io("ask", source);
     write!(io::stderr(), "This will {what}. Go on? [y/N] ").map_err(failed)?;

@@ -286,7 +286,7 @@ fn logs_are_printed_whole_by_lines_and_followed() {
 fn everything_is_removed_only_when_that_was_meant() {
     let fake = Fake::start(3);
     let refused = run(&fake, &["rm", "--all"]);
-    assert!(code(&refused) == 1 && text(&refused.stderr).contains("add -f"), "{refused:?}");
+    assert!(code(&refused) == 1 && text(&refused.stderr).contains("-f is needed"), "{refused:?}");
     let mixed = run(&fake, &["rm", &id(1), &id(77)]);
     assert_eq!((code(&mixed), text(&mixed.stdout)), (1, format!("{}\n", id(1)).as_str()));
     assert_eq!(text(&mixed.stderr).lines().count(), 1);
@@ -390,4 +390,22 @@ fn scripts_and_the_description_are_made_without_a_server() {
     assert_eq!(code(&run(&fake, &["--version"])), 0);
     assert_eq!(code(&run(&fake, &["--help"])), 0);
     assert!(fake.seen(|seen| seen.requests.is_empty()));
+}
+
+#[test]
+fn what_cannot_be_undone_waits_for_nobody_who_is_not_there() {
+    let fake = Fake::start(2);
+    let kept = tempfile::tempdir().unwrap();
+    let data = kept.path().to_str().unwrap();
+    for line in [vec!["destroy", "--data", data], vec!["rm", "--all"]] {
+        let refused = run(&fake, &line);
+        assert_eq!(code(&refused), 1);
+        assert!(text(&refused.stderr).ends_with("-f is needed when not on a terminal\n"), "{refused:?}");
+    }
+    // A terminal to read from, and nobody who sees the question.
+    let line = format!("{} destroy --data {data} 2>{data}/said", env!("CARGO_BIN_EXE_atoll"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
+    assert_eq!(command.status().unwrap().code(), Some(1));
+    assert!(fs::read_to_string(kept.path().join("said")).unwrap().contains("-f is needed"));
 }
