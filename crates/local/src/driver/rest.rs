@@ -46,18 +46,8 @@ impl Inner {
         entry: &Arc<Entry>,
         reason: Reason,
     ) -> Result<Sandbox, DriverError> {
-        let _changing = entry.changing.lock().await;
-        match entry.record().sandbox.phase {
-            Phase::Paused => return Ok(entry.sandbox()),
-            Phase::Running => {}
-            _ => return Err(conflict(entry, "only a running sandbox can be paused")),
-        }
-        self.freeze(entry, true).await?;
-        let paused = self.move_to(entry, Phase::Paused, reason, |_| ()).await;
-        if paused.is_err() {
-            self.freeze(entry, false).await?;
-        }
-        paused
+        let only = "only a running sandbox can be paused";
+        self.between(entry, Phase::Running, Phase::Paused, only, reason).await
     }
 
     pub(super) async fn resume(
@@ -65,15 +55,35 @@ impl Inner {
         entry: &Arc<Entry>,
         reason: Reason,
     ) -> Result<Sandbox, DriverError> {
+        let only = "only a paused sandbox can be resumed; start a stopped one";
+        self.between(entry, Phase::Paused, Phase::Running, only, reason).await
+    }
+
+    /// Freezes or thaws. One that is there already stays; a move that cannot be recorded is taken back.
+    async fn between(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        from: Phase,
+        to: Phase,
+        only: &str,
+        reason: Reason,
+    ) -> Result<Sandbox, DriverError> {
         let _changing = entry.changing.lock().await;
         match entry.record().sandbox.phase {
-            Phase::Running => return Ok(entry.sandbox()),
-            Phase::Paused => {}
-            _ => return Err(conflict(entry, "only a paused sandbox can be resumed; start a stopped one")),
+            phase if phase == to => return Ok(entry.sandbox()),
+            phase if phase == from => {}
+            _ => return Err(conflict(entry, only)),
         }
-        self.freeze(entry, false).await?;
-        entry.touch(jiff::Timestamp::now());
-        self.move_to(entry, Phase::Running, reason, |_| ()).await
+        let frozen = to == Phase::Paused;
+        self.freeze(entry, frozen).await?;
+        if !frozen {
+            entry.touch(jiff::Timestamp::now());
+        }
+        let moved = self.move_to(entry, to, reason, |_| ()).await;
+        if moved.is_err() {
+            self.freeze(entry, !frozen).await?;
+        }
+        moved
     }
 
     async fn freeze(self: &Arc<Self>, entry: &Arc<Entry>, frozen: bool) -> Result<(), DriverError> {

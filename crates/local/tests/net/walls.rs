@@ -13,11 +13,8 @@ use crate::world::*;
 #[test]
 fn the_internet_is_reachable_and_nothing_else() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let (one, two) = (new_netns(), new_netns());
-        router.attach(20, one.as_fd()).unwrap();
-        router.attach(21, two.as_fd()).unwrap();
+        let (plan, router) = world.router();
+        let (one, two) = (sandbox(&router, 20), sandbox(&router, 21));
         for addr in PUBLIC {
             let seen = reach(&one, addr, 80).unwrap();
             assert!(seen.starts_with("192.0.2.2:"), "{addr} saw {seen}, not the host's own address");
@@ -45,10 +42,8 @@ fn connect_own(sandbox: &std::os::fd::OwnedFd, addr: &str) -> Option<()> {
 #[test]
 fn a_refused_connection_fails_at_once_and_says_so() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (_, router) = world.router();
+        let one = sandbox(&router, 20);
         for addr in ["10.9.9.9", "169.254.169.254", "10.77.0.1"] {
             for _ in 0..20 {
                 let err = reach(&one, addr, 80).unwrap_err();
@@ -90,9 +85,8 @@ fn what_the_host_hands_on_is_as_closed_as_the_host() {
             ip daddr 203.0.113.99 tcp dport 80 dnat to 10.9.9.9:80; }; \
             chain post { type nat hook postrouting priority 90; ip daddr 10.9.9.9 masquerade; }; }'");
         inside(&world.internet, || connect("192.0.2.2", 9999)).expect("published to the outside");
-        let router = Router::ensure(&world.plan("aaaaaa")).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (_, router) = world.router();
+        let one = sandbox(&router, 20);
         assert_shut(&one, "192.0.2.2", 9999);
         assert_shut(&one, "198.51.100.1", 9999);
         assert_shut(&one, "203.0.113.99", 80);
@@ -103,9 +97,8 @@ fn what_the_host_hands_on_is_as_closed_as_the_host() {
 #[test]
 fn nothing_is_reachable_while_the_host_forwards_nothing() {
     run(|world| {
-        let router = Router::ensure(&world.plan("aaaaaa")).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (_, router) = world.router();
+        let one = sandbox(&router, 20);
         assert!(forwarding());
         set("net/ipv4/ip_forward", "0");
         assert!(!forwarding());
@@ -118,10 +111,8 @@ fn nothing_is_reachable_while_the_host_forwards_nothing() {
 #[test]
 fn nobody_outside_can_start_a_conversation() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (plan, router) = world.router();
+        let one = sandbox(&router, 20);
         inside(&one, || listen("0.0.0.0:80", Default::default()));
         let addr = plan.address(20).to_string();
         assert!(connect(&addr, 80).is_err(), "from the host");
@@ -133,11 +124,8 @@ fn nobody_outside_can_start_a_conversation() {
 #[test]
 fn lists_open_and_close_ranges() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let (one, two) = (new_netns(), new_netns());
-        router.attach(20, one.as_fd()).unwrap();
-        router.attach(21, two.as_fd()).unwrap();
+        let (plan, router) = world.router();
+        let (one, two) = (sandbox(&router, 20), sandbox(&router, 21));
         let (open, only) = (NetworkMode::Internet, NetworkMode::Restricted);
         let cases: [(NetworkPolicy, &[&str], &[&str]); 7] = [
             (policy(open, &[], &["203.0.113.0/24"]), &["198.51.100.10"], &["203.0.113.10", "10.9.9.9"]),
@@ -186,10 +174,8 @@ fn lists_open_and_close_ranges() {
 fn a_policy_counts_for_connections_that_are_open() {
     run(|world| {
         use std::net::UdpSocket;
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (_, router) = world.router();
+        let one = sandbox(&router, 20);
         let socket = inside(&one, || UdpSocket::bind("0.0.0.0:0").unwrap());
         let heard = |want| wait_until(|| world.heard.lock().unwrap().len() >= want);
         socket.send_to(b"1", "203.0.113.10:9").unwrap();
@@ -218,11 +204,8 @@ pub fn wait_until(mut done: impl FnMut() -> bool) -> bool {
 #[test]
 fn a_false_source_address_goes_nowhere() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let (one, two) = (new_netns(), new_netns());
-        router.attach(20, one.as_fd()).unwrap();
-        router.attach(21, two.as_fd()).unwrap();
+        let (plan, router) = world.router();
+        let (one, _neighbour) = (sandbox(&router, 20), sandbox(&router, 21));
         let dst: Ipv4Addr = "203.0.113.10".parse().unwrap();
         let sources = [plan.address(21), plan.gateway(), "203.0.113.77".parse().unwrap(), plan.address(20)];
         inside(&one, || {
@@ -255,10 +238,8 @@ fn send_raw(source: Ipv4Addr, dst: Ipv4Addr) {
 #[test]
 fn there_is_no_ipv6() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (plan, router) = world.router();
+        let one = sandbox(&router, 20);
         assert_eq!(inside(&one, || sh("ip -6 addr; ip -6 route")), "");
         assert_eq!(inside(router.netns(), || sh("ip -6 addr; ip -6 route")), "");
         assert_eq!(sh(&format!("ip -6 addr show dev {}", plan.host_link())), "");
@@ -281,7 +262,7 @@ fn no_network_is_loopback_only() {
 #[test]
 fn a_sandbox_with_its_own_users_is_attached_by_its_process() {
     run(|world| {
-        let router = Router::ensure(&world.plan("aaaaaa")).unwrap();
+        let (_, router) = world.router();
         let script = "unshare --user --map-root-user --net sh -c 'echo ready; exec cat' ";
         let mut child = Command::new("sh")
             .args(["-c", &format!("exec {script}")])
@@ -308,10 +289,8 @@ fn connect_own_80(sandbox: &std::os::fd::OwnedFd) -> Option<()> {
 #[test]
 fn ping_works_without_raw_sockets() {
     run(|world| {
-        let plan = world.plan("aaaaaa");
-        let router = Router::ensure(&plan).unwrap();
-        let one = new_netns();
-        router.attach(20, one.as_fd()).unwrap();
+        let (plan, router) = world.router();
+        let one = sandbox(&router, 20);
         assert!(inside(&one, || ping(plan.gateway())), "the router");
         assert!(inside(&one, || ping("203.0.113.10".parse().unwrap())), "outside");
         assert!(!inside(&one, || ping("192.0.2.2".parse().unwrap())), "the host");

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use atoll_core::network::{Cidr, NetworkMode, NetworkPolicy};
-use atoll_local::net::{NetPlan, PlanOptions, check_policy, plan};
+use atoll_local::net::{NetPlan, PlanOptions, Router, check_policy, plan};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tempfile::TempDir;
@@ -54,7 +54,21 @@ pub fn run(test: impl FnOnce(&World) + Send + 'static) {
     }
 }
 
+/// A sandbox's namespace, attached in a slot.
+pub fn sandbox(router: &Router, slot: u32) -> OwnedFd {
+    let own = new_netns();
+    router.attach(slot, own.as_fd()).unwrap();
+    own
+}
+
 impl World {
+    /// A router for a data directory, and its plan.
+    pub fn router(&self) -> (NetPlan, Router) {
+        let plan = self.plan("aaaaaa");
+        let router = Router::ensure(&plan).unwrap();
+        (plan, router)
+    }
+
     fn new() -> World {
         // SAFETY: a thread of its own; only its namespaces change.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();
