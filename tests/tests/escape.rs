@@ -4,13 +4,19 @@
 use anyhow::{Context, Result, ensure};
 use atoll_proto::api::CreateSandbox;
 use atoll_tests::{Options, Run, Server, story};
-use std::{collections::BTreeMap, net::TcpListener, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    net::{TcpListener, TcpStream},
+    process::{ExitCode, Stdio},
+};
 
 const PROBE: &str = include_str!("probes/escape.py");
 
 fn main() -> ExitCode {
     story("escape", async |run: &mut Run| {
         let server = Server::start(Options::default()).await?;
+        controls(run, &server).await?;
         attempts(run, &server).await?;
         run.case("a_sandbox_without_network_has_only_loopback", no_network(&server)).await;
         run.case("what_is_allowed_works", what_is_allowed(&server)).await;
@@ -19,6 +25,38 @@ fn main() -> ExitCode {
         run.case("nothing_is_left_behind", server.close()).await;
         Ok(())
     })
+}
+
+/// The probe's moves where they must succeed: one that is broken would pass for one that was refused.
+async fn controls(run: &mut Run, server: &Server) -> Result<()> {
+    let thrown_away = "mount -t tmpfs control /tmp && exec python3 - outside";
+    let mut outside = std::process::Command::new("unshare")
+        .args(["--mount", "--net", "--ipc", "--uts", "sh", "-c", thrown_away])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    outside.stdin.take().context("no input")?.write_all(PROBE.as_bytes())?;
+    let outside = String::from_utf8(outside.wait_with_output()?.stdout)?;
+    let sandbox = server.create().await?;
+    server.client()?.sandbox(&sandbox.id).files().as_user("root").upload("/tmp/escape.py", PROBE).await?;
+    let inside = server.root_shell(&sandbox.id, "python3 /tmp/escape.py inside").await?.stdout;
+    for (place, text, least) in [("outside", outside, 30), ("inside", inside, 16)] {
+        let told = outcomes(&text);
+        run.case(&format!("the_moves_made_{place}_are_all_made"), async {
+            ensure!(told.len() >= least, "only {}: {told:?}", told.len());
+            Ok(())
+        })
+        .await;
+        for (name, told) in told {
+            run.case(&format!("{name}_works_{place}"), async { succeeded(&told) }).await;
+        }
+    }
+    server.delete(&sandbox.id).await
+}
+
+fn succeeded(told: &str) -> Result<()> {
+    ensure!(told.starts_with("SUCCEEDED"), "the probe itself is broken: {told}");
+    Ok(())
 }
 
 /// Runs the probe beside a neighbour that listens, and a host that listens on all its addresses.
@@ -34,6 +72,7 @@ async fn attempts(run: &mut Run, server: &Server) -> Result<()> {
     let hosts = host_addresses()?.into_iter().chain(routers.split_whitespace().map(str::to_owned));
     let hosts: Vec<_> = hosts.filter(|a| a.parse::<std::net::Ipv4Addr>().is_ok()).collect();
     server.client()?.sandbox(&sandbox.id).files().as_user("root").upload("/tmp/escape.py", PROBE).await?;
+    run.case("who_must_not_be_reached_is_there", they_listen(server, &neighbour.id, &hosts, &port)).await;
     let line = format!("python3 /tmp/escape.py {} {port} {}:7000", hosts.join(","), address.trim());
     let done = server.root_shell(&sandbox.id, &line).await?;
     run.case("the_probe_runs_to_its_end", probe_ended(&done)).await;
@@ -44,6 +83,18 @@ async fn attempts(run: &mut Run, server: &Server) -> Result<()> {
     run.case("the_neighbour_was_not_connected_to", not_connected(server, &neighbour.id)).await;
     server.delete(&sandbox.id).await?;
     server.delete(&neighbour.id).await
+}
+
+/// The neighbour answers itself, and the host whoever stands on it.
+async fn they_listen(server: &Server, neighbour: &str, hosts: &[String], port: &str) -> Result<()> {
+    let connect = "import socket; socket.create_connection(('127.0.0.1', 7000), timeout=5)";
+    server.output(neighbour, &["python3", "-c", connect]).await?;
+    let own: Vec<_> = host_addresses()?.into_iter().filter(|address| hosts.contains(address)).collect();
+    ensure!(!own.is_empty(), "none of {hosts:?} is the host's own");
+    for address in own {
+        TcpStream::connect(format!("{address}:{port}")).with_context(|| format!("{address}:{port}"))?;
+    }
+    Ok(())
 }
 
 /// A sandbox that listens on port 7000 and writes down whoever connects.
@@ -70,8 +121,11 @@ async fn probe_ended(done: &atoll_proto::api::ExecResponse) -> Result<()> {
     Ok(())
 }
 
+/// A move that the kernel did not understand was not refused.
 fn refused(told: &str) -> Result<()> {
     ensure!(told.starts_with("refused"), "{told}");
+    let broken = ["EINVAL", "EFAULT", "EBADF", "ENOTSUP", "Invalid argument", "Bad "];
+    ensure!(!broken.iter().any(|sign| told.contains(sign)), "the probe itself is broken: {told}");
     Ok(())
 }
 
@@ -82,7 +136,8 @@ async fn lives_on(server: &Server, id: &str) -> Result<()> {
 
 async fn not_connected(server: &Server, id: &str) -> Result<()> {
     let logs = server.client()?.sandbox(id).logs(None).await?.logs;
-    ensure!(logs.trim() == "listening", "{logs}");
+    ensure!(logs.starts_with("listening\n"), "{logs}");
+    ensure!(logs.lines().skip(1).all(|peer| peer.contains("'127.0.0.1'")), "{logs}");
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 # Runs inside a sandbox, as root, and tries what untrusted code would try. Prints one line for each attempt: its name, then
-# "refused" and why, or "SUCCEEDED" and what it could do. Arguments: addresses HOST:PORT of the host and of another sandbox.
-import ctypes, errno, os, platform, socket, struct, sys
+# "refused" and why, or "SUCCEEDED" and what it could do. Arguments: addresses of the host, a port of it, and HOST:PORT of
+# another sandbox. With the one argument "inside" or "outside" it makes the same moves where they must succeed, so that a
+# move which is broken is not taken for one that was refused: inside a sandbox, against what is the probe's own; outside,
+# as root in namespaces of its own that are thrown away, against what a sandbox keeps shut.
+import ctypes, errno, os, platform, socket, struct, sys, time
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == "x86_64"
@@ -55,13 +58,13 @@ def device(path, major, minor, char=False):
     return f"read {path}"
 
 
-def host_device_nodes():
+def host_device_nodes(place="/dev"):
     usual = {"null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "mqueue", "fd",
              "stdin", "stdout", "stderr", "core", "net", "fuse"}
-    more = sorted(set(os.listdir("/dev")) - usual)
+    more = sorted(set(os.listdir(place)) - usual)
     if not more:
         raise Refused("only the usual nodes")
-    return f"/dev has {more}"
+    return f"{place} has {more}"
 
 
 def connect(address):
@@ -116,36 +119,68 @@ def ptrace(pid):
     return f"attached to {pid}"
 
 
+def told(path):
+    """What a file says; nothing when it went meanwhile."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
 def outsiders():
     """Processes that are not this sandbox's: none may be visible, and none may be reached by number."""
     visible = [int(p) for p in os.listdir("/proc") if p.isdigit()]
     reached = [p for p in range(2, 70000) if p not in visible and os.path.exists(f"/proc/{p}/stat")]
-    still = [p for p in reached if os.path.exists(f"/proc/{p}/task/{p}") and open(f"/proc/{p}/stat").read()]
-    named = [p for p in visible if p != 1 and "atoll" in open(f"/proc/{p}/cmdline").read() and p != os.getpid()
-             and "escape" not in open(f"/proc/{p}/cmdline").read()]
+    still = [p for p in reached if os.path.exists(f"/proc/{p}/task/{p}") and told(f"/proc/{p}/stat")]
+    named = [p for p in visible if p not in (1, os.getpid()) and "atoll" in told(f"/proc/{p}/cmdline")
+             and "escape" not in told(f"/proc/{p}/cmdline")]
     if not named and len(still) < 3:
         raise Refused("none is visible")
     return f"sees {named} {still[:5]}"
 
 
-def agent_memory():
-    with open("/proc/1/mem", "rb+", buffering=0) as file:
+class Piece(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+# At the same place in every process that was forked from this one, and readable in most others.
+HERE = ctypes.create_string_buffer(b"found")
+
+
+def readv(pid):
+    """Reads a piece of another process: what it has mapped first, or where this one has a text of its own."""
+    try:
+        with open(f"/proc/{pid}/maps") as maps:
+            maps.readline()
+        place = ctypes.addressof(HERE)
+    except OSError:
+        place = 0x400000
+    text = ctypes.create_string_buffer(5)
+    local, remote = Piece(ctypes.addressof(text), 5), Piece(place, 5)
+    call("process_vm_readv", pid, ctypes.byref(local), ctypes.c_ulong(1), ctypes.byref(remote), ctypes.c_ulong(1), ctypes.c_ulong(0))
+    return f"read {text.raw} of process {pid}"
+
+
+def memory(pid):
+    with open(f"/proc/{pid}/mem", "rb+", buffering=0) as file:
+        file.seek(ctypes.addressof(HERE))
         file.read(1)
-    return "opened the memory of the first process"
+    return f"opened the memory of process {pid}"
 
 
-def agent_binary():
-    with open("/proc/1/exe", "rb+", buffering=0) as file:
+def binary(pid):
+    with open(f"/proc/{pid}/exe", "rb+", buffering=0) as file:
         file.write(b"x")
-    return "wrote the binary of the first process"
+    return f"wrote the binary of process {pid}"
 
 
-def agent_descriptors():
+def descriptors(pid):
     reached = []
-    for number in os.listdir("/proc/1/fd"):
+    for number in os.listdir(f"/proc/{pid}/fd"):
         for attempt in (os.readlink, lambda path: os.close(os.open(path, os.O_RDWR)), os.listdir):
             try:
-                reached.append(attempt(f"/proc/1/fd/{number}"))
+                reached.append(attempt(f"/proc/{pid}/fd/{number}"))
             except OSError:
                 pass
     if reached:
@@ -153,19 +188,20 @@ def agent_descriptors():
     raise Refused("none can be followed or opened")
 
 
-def agent_root():
-    return f"sees {os.listdir('/proc/1/root')}"
+def root(pid):
+    return f"sees {os.listdir(f'/proc/{pid}/root')}"
 
 
-def agent_environment():
-    return open("/proc/1/environ").read() + "is the environment of the first process"
+def environment(pid):
+    return open(f"/proc/{pid}/environ").read() + f"is the environment of process {pid}"
 
 
-def kill_agent():
-    os.kill(1, 9)
-    import time
+def kill(pid):
+    os.kill(pid, 9)
     time.sleep(0.2)
-    raise Refused("it lives")
+    if os.path.exists(f"/proc/{pid}") and open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in "ZX":
+        raise Refused("it lives")
+    return f"killed process {pid}"
 
 
 def agent_socket():
@@ -188,8 +224,8 @@ def agent_socket():
     raise Refused("no socket to be seen")
 
 
-def agent_over_tcp():
-    for port in [49983, 8666]:
+def agent_over_tcp(ports=(49983, 8666)):
+    for port in ports:
         try:
             return connect(f"127.0.0.1:{port}")
         except OSError:
@@ -223,17 +259,36 @@ def cgroup_write():
     raise Refused("no control group file can be written")
 
 
-def chroot_out():
+def chroot_out(held="/"):
+    """Climbs out of a root by a directory that was opened before; what is there must not be the root that it began in."""
     def work():
         os.makedirs("/tmp/jail", exist_ok=True)
-        outside = os.open("/", os.O_RDONLY)
+        outside, begun = os.open(held, os.O_RDONLY), os.stat("/")
         os.chroot("/tmp/jail")
         os.fchdir(outside)
         for _ in range(64):
             os.chdir("..")
         os.chroot(".")
-        if os.path.exists("/proc/1/root/home/user") or not os.path.exists("/var/lib/dpkg/lock-host-marker"):
-            raise Refused("ends at the sandbox's own root")
+        if os.path.samestat(os.stat("/"), begun):
+            raise Refused("ends at the root that it began in")
+        return "left the root"
+    return in_child(work)
+
+
+def chroot_from_a_root():
+    """The same climb by whoever holds a directory outside its root: it must be seen to leave."""
+    def work():
+        outside = os.open("/", os.O_RDONLY)
+        os.makedirs("/tmp/begun/tmp/jail", exist_ok=True)
+        os.makedirs("/tmp/begun/proc", exist_ok=True)
+        os.chroot("/tmp/begun")
+        os.chdir("/")
+        begun = os.stat("/")
+        os.chroot("/tmp/jail")
+        os.fchdir(outside)
+        os.chroot(".")
+        if os.path.samestat(os.stat("/"), begun):
+            raise Refused("stayed")
         return "left the root"
     return in_child(work)
 
@@ -249,9 +304,9 @@ def module():
     return call("finit_module", os.open("/bin/true", os.O_RDONLY), b"", 0)
 
 
-def namespace_of_host():
+def namespace_of(process):
     def work():
-        call("setns", os.open("/proc/1/ns/mnt", os.O_RDONLY), 0)
+        call("setns", os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY), 0)
         return "joined"
     return in_child(work)
 
@@ -267,7 +322,6 @@ def spoof():
     return "may send from any address"
 
 
-host, port, other = sys.argv[1].split(","), sys.argv[2], sys.argv[3]
 ATTEMPTS = {
     "mount_tmpfs": lambda: mount(b"x", "/tmp/m1", b"tmpfs"),
     "mount_bind": lambda: mount(b"/etc", "/tmp/m2", None, 4096),
@@ -317,13 +371,13 @@ ATTEMPTS = {
     "other_sandbox": lambda: connect(other),
     "outsiders_visible": outsiders,
     "ptrace_agent": lambda: ptrace(1),
-    "process_vm_readv_agent": lambda: call("process_vm_readv", 1, 0, 0, 0, 0, 0) or "read nothing, but was let",
-    "agent_memory": agent_memory,
-    "agent_binary": agent_binary,
-    "agent_descriptors": agent_descriptors,
-    "agent_root": agent_root,
-    "agent_environment": agent_environment,
-    "agent_killed": kill_agent,
+    "process_vm_readv_agent": lambda: readv(1),
+    "agent_memory": lambda: memory(1),
+    "agent_binary": lambda: binary(1),
+    "agent_descriptors": lambda: descriptors(1),
+    "agent_root": lambda: root(1),
+    "agent_environment": lambda: environment(1),
+    "agent_killed": lambda: kill(1),
     "agent_socket": agent_socket,
     "agent_over_tcp": agent_over_tcp,
     "unshare_user": lambda: unshare(CLONE_NEWUSER),
@@ -331,13 +385,13 @@ ATTEMPTS = {
     "unshare_net": lambda: unshare(CLONE_NEWNET),
     "unshare_pid": lambda: unshare(CLONE_NEWPID),
     "userns_then_mount": userns_then_mount,
-    "setns": namespace_of_host,
+    "setns": lambda: namespace_of(1),
     "chroot_escape": chroot_out,
     "open_by_handle": handle,
     "keyctl": lambda: call("keyctl", 0, -3, 1),
     "add_key": lambda: call("add_key", b"user", b"x", b"y", 1, -3),
     "request_key": lambda: call("request_key", b"user", b"x", 0, -3),
-    "bpf": lambda: call("bpf", 0, ctypes.create_string_buffer(128), 128),
+    "bpf": lambda: call("bpf", 0, ctypes.create_string_buffer(struct.pack("IIII", 2, 4, 8, 1), 64), 64),
     "perf": lambda: call("perf_event_open", ctypes.create_string_buffer(struct.pack("IIQ", 1, 128, 0) + bytes(112)), 0, -1, -1, 0),
     "userfaultfd": lambda: call("userfaultfd", 0),
     "io_uring": lambda: call("io_uring_setup", 8, ctypes.create_string_buffer(128)),
@@ -352,8 +406,82 @@ ATTEMPTS = {
     "cap_mknod": lambda: gains_capability(27),
     "cap_sys_module": lambda: gains_capability(16),
 }
-for number, address in enumerate(host):
-    ATTEMPTS[f"host_address_{number}"] = lambda address=address: connect(f"{address}:{port}")
+
+
+def with_child(move):
+    """Makes a move against a child of one's own, which waits meanwhile."""
+    def work():
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60)
+            os._exit(0)
+        try:
+            return move(pid)
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+    return work
+
+
+def with_listener(move, address=("127.0.0.1", 0)):
+    """Makes a move against a socket that listens."""
+    def work():
+        with socket.create_server(address) as listener:
+            return move(listener.getsockname()[1])
+    return work
+
+
+def own_socket():
+    os.makedirs("/run/control", exist_ok=True)
+    place = f"/run/control/agent-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place)
+        listener.listen()
+        try:
+            return agent_socket()
+        finally:
+            os.unlink(place)
+
+
+def own_place(move):
+    os.makedirs("/tmp/control", exist_ok=True)
+    write("/tmp/control/extra", b"x")
+    return move("/tmp/control")
+
+
+# What nothing keeps a sandbox from.
+INSIDE = {
+    "write": lambda: write("/tmp/control-file", b"x"),
+    "device": lambda: device("/dev/zero", 1, 5, True),
+    "device_nodes": lambda: own_place(host_device_nodes),
+    "connect": with_listener(lambda port: connect(f"127.0.0.1:{port}")),
+    "over_tcp": with_listener(lambda port: agent_over_tcp((port,))),
+    "socket": own_socket,
+    "ptrace": with_child(ptrace),
+    "readv": with_child(readv),
+    "memory": with_child(memory),
+    "descriptors": lambda: descriptors(os.getpid()),
+    "root": lambda: root(os.getpid()),
+    "environment": lambda: environment(os.getpid()),
+    "kill": with_child(kill),
+    "child": lambda: in_child(lambda: "lived"),
+    "chroot": chroot_from_a_root,
+    "capability": lambda: gains_capability(0),
+}
+# Attempts that succeed for the machine's root without harm to it, when its namespaces are thrown away.
+OUTSIDE = [
+    "mount_tmpfs", "mount_bind", "mount_proc", "mount_sysfs", "mount_overlay", "fsopen", "open_tree", "kernel_log",
+    "packet_socket", "raw_ip_socket", "raw_icmp_socket", "transparent_socket", "outsiders_visible", "layers_of_others",
+    "unshare_user", "unshare_mount", "unshare_net", "unshare_pid", "userns_then_mount", "keyctl", "add_key", "bpf", "perf",
+    "cap_sys_admin", "cap_sys_ptrace", "cap_net_raw", "cap_net_admin", "cap_mknod", "cap_sys_module",
+]
+if len(sys.argv) == 2:
+    outside = {name: ATTEMPTS[name] for name in OUTSIDE} | {"setns": lambda: namespace_of("self")}
+    ATTEMPTS = INSIDE if sys.argv[1] == "inside" else outside
+else:
+    hosts, port, other = sys.argv[1].split(","), sys.argv[2], sys.argv[3]
+    for number, address in enumerate(hosts):
+        ATTEMPTS[f"host_address_{number}"] = lambda address=address: connect(f"{address}:{port}")
 
 for name, attempt in ATTEMPTS.items():
     try:
