@@ -46,7 +46,11 @@ fn build(out: &Path) -> Outcome<PathBuf> {
     if root.join("Cargo.lock").exists() {
         command.arg("--locked");
     }
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let mut flags = "-C target-feature=+crt-static".to_owned();
+    if packs_relocations(&target)? {
+        flags.push_str(" -C link-arg=-Wl,-z,pack-relative-relocs");
+    }
+    command.env("RUSTFLAGS", flags);
     // What is set for this build must not reach the other.
     for name in
         ["CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"]
@@ -57,6 +61,23 @@ fn build(out: &Path) -> Outcome<PathBuf> {
         status if status.success() => Ok(folder.join(target).join(PROFILE).join(BINARY)),
         status => Err(format!("the agent could not be built: {status}").into()),
     }
+}
+
+/// Whether the program may carry its relocations packed, a thirtieth of its size less: the linker must know how, and the C
+/// library that is linked in must be able to read them, which glibc is from 2.36 on. Older ones would crash at the start.
+fn packs_relocations(target: &str) -> Outcome<bool> {
+    if target != var("HOST")? {
+        return Ok(false);
+    }
+    let said = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output();
+        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let version = said("getconf", "GNU_LIBC_VERSION");
+    let mut numbers =
+        version.trim().trim_start_matches("glibc ").split('.').map_while(|part| part.parse().ok());
+    let reads = (numbers.next(), numbers.next()) >= (Some(2), Some(36));
+    Ok(reads && said("ld", "--help").contains("pack-relative-relocs"))
 }
 
 /// Everything that the agent is made of. The types of the HTTP API are beside its protocol, and no part of it.
