@@ -1,5 +1,11 @@
 //! Signed requests, for agents that listen on TCP: an Ed25519 signature over the time, the sandbox and the request
 //! line. Knows neither sockets nor clocks; callers bring the time.
+//!
+//! The body is not covered: it is streamed, often in both directions at once and without a known end, and what signs it
+//! would have to come before it. Where such an agent listens, nothing stands between it and the server that could change
+//! a body or use a header again: the connection is made to the sandbox's own network namespace, from this machine, and
+//! processes in the sandbox have neither raw sockets nor power over its network. Over a network that others can read or
+//! write to, a signed request would need TLS around it.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
