@@ -34,6 +34,8 @@ pub struct Options {
     pub without_btrfs: bool,
     /// More arguments of `atoll serve`.
     pub args: Vec<String>,
+    /// More variables of its environment.
+    pub env: Vec<(&'static str, &'static str)>,
     /// The address; a free port of loopback when absent.
     pub listen: Option<SocketAddr>,
 }
@@ -54,6 +56,7 @@ pub struct Server {
     place: Place,
     listen: SocketAddr,
     args: Vec<String>,
+    env: Vec<(&'static str, &'static str)>,
     /// Disk of sandboxes that name none.
     disk: Option<&'static str>,
     before: host::Snapshot,
@@ -80,7 +83,8 @@ impl Server {
         };
         let listen = options.listen.map_or_else(free_address, Ok)?;
         let disk = options.without_btrfs.then_some(SMALL_DISK);
-        let mut server = Self { child: None, place, listen, args: options.args, disk, before };
+        let mut server =
+            Self { child: None, place, listen, args: options.args, env: options.env, disk, before };
         server.launch().await?;
         if !options.bare {
             server.provision().await?;
@@ -131,6 +135,7 @@ impl Server {
         let mut command = Command::new(crate::binary()?);
         command.arg("serve").arg("--data").arg(self.data());
         command.args(["--listen", &self.listen.to_string()]).args(&self.args);
+        command.envs(self.env.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         run.case("disk_full_while_unpacking", disk_full(&server, &own)).await;
         run.case("images_in_use_stay_and_others_go", remove_and_prune(&server)).await;
         run.case("the_second_server_leaves_nothing_behind", server.close()).await;
+        run.case("without_ca_certificates_plain_http_works", without_authorities(&mirror)).await;
         drop(kept);
         run.case("nothing_is_left_behind", maker.close()).await;
         Ok(())
@@ -41,6 +42,20 @@ async fn short_name(server: &Server) -> Result<()> {
     ensure!(server.output(&sandbox.id, &["python", "-c", "print('hello')"]).await? == "hello");
     ensure!(server.output(&sandbox.id, &["id", "-u"]).await? == "0", "the image names no user: it is root");
     server.delete(&sandbox.id).await
+}
+
+/// A machine without the package ca-certificates.
+async fn without_authorities(mirror: &str) -> Result<()> {
+    let tls = "other.test=https://127.0.0.1:1";
+    let args = ["--registry-mirror", mirror, "--registry-mirror", tls, "--disk-size", "1536Mi"];
+    let args = args.map(str::to_owned).to_vec();
+    let env = vec![("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nowhere")];
+    let server = Server::start(Options { bare: true, args, env, ..Options::default() }).await?;
+    short_name(&server).await?;
+    let answer = server.http()?.post("/api/v1/sandboxes", json!({"image": "other.test/x:1"})).await?;
+    let told = answer.body["error"].as_str().unwrap_or_default();
+    ensure!(answer.status == 502 && told.contains("install the package ca-certificates"), "{answer:?}");
+    server.close().await
 }
 
 async fn pull_streamed(server: &Server) -> Result<()> {

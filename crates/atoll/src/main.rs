@@ -59,7 +59,11 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             output::print(&String::from_utf8_lossy(&script)).map(done)
         }
         Command::Openapi => output::print(&atoll_server::openapi()).map(done),
-        Command::Serve(args) => block_on(Builder::new_multi_thread(), serve::serve(*args)).map(done),
+        Command::Serve(args) => {
+            let failed = |source| Failure::io("read the system's certificates", source);
+            serve::authorities::stand_in().map_err(failed)?;
+            block_on(Builder::new_multi_thread(), serve::serve(*args)).map(done)
+        }
         command => block_on(Builder::new_current_thread(), commands::run(cli.global, command)),
     }
 }

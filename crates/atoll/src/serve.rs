@@ -1,6 +1,7 @@
 //! `serve`: puts driver, store and server together on this machine.
 
 mod admin_key;
+pub mod authorities;
 mod logging;
 
 use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig};
@@ -142,6 +143,7 @@ pub fn registries(args: &Registries) -> Result<RegistryConfig, Failure> {
         insecure: args.registry_insecure.iter().cloned().collect(),
         docker_config: args.docker_config.clone(),
         extra_roots: args.registry_ca.clone(),
+        no_authorities: authorities::missing(),
         proxy: PROXY.iter().filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?))).collect(),
         ..RegistryConfig::default()
     };

@@ -181,7 +181,7 @@ impl Partial {
         blob: &OciDescriptor,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), Failed> {
-        let refused = |error: &OciDistributionError| Failed::Refused(Refusal::new(&endpoint.name, error));
+        let refused = |error: &OciDistributionError| Failed::Refused(endpoint.refusal(error));
         let offset = self.length;
         let answer = endpoint.client.pull_blob_stream_partial(&endpoint.image, blob, offset, None).await;
         let mut stream = match answer.map_err(|e| refused(&e))? {

@@ -81,7 +81,7 @@ async fn resolve(
 
 /// Follows indexes to the manifest for the platform.
 async fn resolve_at(name: &str, endpoint: &Endpoint, platform: &Platform) -> Result<Resolved, Failed> {
-    let refused = |error: OciDistributionError| Failed::Refused(Refusal::new(&endpoint.name, &error));
+    let refused = |error: OciDistributionError| Failed::Refused(endpoint.refusal(&error));
     let mut bytes = endpoint.manifest().await.map_err(refused)?;
     let mut expected = endpoint.image.digest().map(str::to_owned);
     for _ in 0..3 {

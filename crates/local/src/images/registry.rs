@@ -43,6 +43,8 @@ pub struct RegistryConfig {
     pub docker_config: Option<PathBuf>,
     /// Certificates (PEM) to trust besides the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// The system has no certificates of authorities: what fails over TLS then says that.
+    pub no_authorities: bool,
     /// Variables such as `https_proxy`, which builds from packages pass on to the package tools.
     pub proxy: BTreeMap<String, String>,
     /// Layers fetched at the same time, for one image.
@@ -59,6 +61,7 @@ impl Default for RegistryConfig {
             credentials: BTreeMap::new(),
             docker_config: None,
             extra_roots: Vec::new(),
+            no_authorities: false,
             proxy: BTreeMap::new(),
             parallel_downloads: 4,
             limits: Limits::default(),
@@ -82,6 +85,8 @@ pub(super) struct Endpoint {
     pub(super) image: Reference,
     pub(super) client: Client,
     auth: RegistryAuth,
+    /// This machine has no certificates to tell it by.
+    untrusting: bool,
 }
 
 /// The places to ask: mirrors in their order, then the registry itself.
@@ -136,7 +141,8 @@ pub(super) fn endpoints(
                     .as_deref()
                     .map_or(Ok(None), |path| from_docker_config(path, &place.host))?,
             };
-        endpoint(place, image, credentials, roots.clone())
+        let untrusting = config.no_authorities && roots.is_empty() && !place.plain;
+        endpoint(place, image, credentials, roots.clone()).map(|endpoint| Endpoint { untrusting, ..endpoint })
     };
     places(config, image)?.into_iter().map(connect).collect()
 }
@@ -157,7 +163,7 @@ fn endpoint(
     };
     let client = Client::try_from(settings).map_err(|error| ImageError::InvalidSetting {
         setting: format!("registry {}", place.host),
-        reason: error.to_string(),
+        reason: chain(&error),
     })?;
     let (host, repository) = (place.host.clone(), place.repository);
     let image = match (image.digest(), image.tag()) {
@@ -165,7 +171,7 @@ fn endpoint(
         (None, tag) => Reference::with_tag(host, repository, tag.unwrap_or("latest").to_owned()),
     };
     let auth = credentials.map_or(RegistryAuth::Anonymous, RegistryAuth::from);
-    Ok(Endpoint { name: place.host, image, client, auth })
+    Ok(Endpoint { name: place.host, image, client, auth, untrusting: false })
 }
 
 fn read_roots(paths: &[PathBuf]) -> Result<Vec<Certificate>, ImageError> {
@@ -177,6 +183,18 @@ fn read_roots(paths: &[PathBuf]) -> Result<Vec<Certificate>, ImageError> {
 }
 
 impl Endpoint {
+    /// What its refusal of a request means.
+    pub(super) fn refusal(&self, error: &OciDistributionError) -> Refusal {
+        let mut refusal = Refusal::new(&self.name, error);
+        if self.untrusting && refusal.verdict == Verdict::Unreachable {
+            refusal.detail.push_str(
+                "; this machine has no certificates of authorities: install the package ca-certificates and start the \
+                 server again, or name some with --registry-ca",
+            );
+        }
+        refusal
+    }
+
     /// The manifest or index that the reference means, as it is.
     pub(super) async fn manifest(&self) -> Result<Bytes, OciDistributionError> {
         self.client.pull_manifest_raw(&self.image, &self.auth, ACCEPTED).await.map(|(bytes, _)| bytes)
@@ -211,7 +229,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(registry: &str, error: &OciDistributionError) -> Self {
+    fn new(registry: &str, error: &OciDistributionError) -> Self {
         let digests = match error {
             OciDistributionError::DigestError(oci_client::errors::DigestError::VerificationError {
                 expected,
