@@ -79,6 +79,16 @@ pub fn groups_below(name: &str) -> BTreeSet<String> {
     control_groups().iter().filter(|path| parent(path)).filter_map(last).collect()
 }
 
+/// What a file of the control group of this name says, in whichever hierarchy has one.
+///
+/// # Errors
+/// None has.
+pub fn group_file(group: &str, file: &str) -> Result<String> {
+    let named = control_groups().into_iter().filter(|path| path.ends_with(group));
+    let read = named.filter_map(|path| std::fs::read_to_string(path.join(file)).ok()).next();
+    read.with_context(|| format!("no control group {group} has {file}"))
+}
+
 fn names_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()

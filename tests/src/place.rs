@@ -36,6 +36,14 @@ impl Place {
         Ok(Self { dir: tempfile::Builder::new().prefix("atoll-").tempdir_in(scratch())?, disk: None })
     }
 
+    /// An empty directory that no block device holds.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn in_memory() -> Result<Self> {
+        Ok(Self { dir: tempfile::Builder::new().prefix("atoll-").tempdir_in("/dev/shm")?, disk: None })
+    }
+
     /// A directory with the images that are kept.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ const SMALL_DISK: &str = "64Mi";
 pub struct Options {
     /// Without the base image, and in a directory on whatever file system the machine has.
     pub bare: bool,
+    /// Without the base image and btrfs, in a directory that no block device holds.
+    pub in_memory: bool,
     /// Without btrfs, on whatever file system the machine has. Sandboxes then take their whole disk at once, so they get
     /// small ones.
     pub without_btrfs: bool,
@@ -73,11 +75,12 @@ impl Server {
     /// It ended, or was not ready in time: with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
         let before = host::Snapshot::take()?;
-        if options.without_btrfs && !Place::keeps_images()? {
+        if options.without_btrfs && !options.in_memory && !Place::keeps_images()? {
             Box::pin(Self::start(Options::default())).await?.close().await?;
         }
         let place = match &options {
             Options { bare: true, .. } => Place::bare()?,
+            Options { in_memory: true, .. } => Place::in_memory()?,
             Options { without_btrfs: true, .. } => Place::with_copied_images()?,
             _ => Place::with_images()?,
         };
@@ -86,7 +89,7 @@ impl Server {
         let mut server =
             Self { child: None, place, listen, args: options.args, env: options.env, disk, before };
         server.launch().await?;
-        if !options.bare {
+        if !options.bare && !options.in_memory {
             server.provision().await?;
         }
         Ok(server)

@@ -162,6 +162,9 @@ pub struct Recipe {
     /// Most processes and threads
     #[arg(long, value_name = "N")]
     pub pids: Option<u64>,
+    /// How fast it may read and write its disk.
+    #[command(flatten)]
+    pub io: IoArgs,
     /// Remove it after so long, e.g. 90s, 15m, 2h, 1d, or none
     #[arg(long, value_parser = values::ttl, value_name = "TIME")]
     pub ttl: Option<Ttl>,
@@ -181,6 +184,23 @@ pub struct Recipe {
 
 /// A deadline in seconds, or none. Named, because clap takes a bare `Option` for an absent flag.
 pub type Ttl = Option<i64>;
+
+/// How fast a sandbox may read and write its disk.
+#[derive(Debug, Default, Args)]
+pub struct IoArgs {
+    /// Most bytes read from the disk each second, e.g. 10Mi
+    #[arg(long, value_name = "SIZE")]
+    pub disk_read_rate: Option<String>,
+    /// Most bytes written to the disk each second
+    #[arg(long, value_name = "SIZE")]
+    pub disk_write_rate: Option<String>,
+    /// Most read operations on the disk each second
+    #[arg(long, value_name = "N")]
+    pub disk_read_iops: Option<u64>,
+    /// Most write operations on the disk each second
+    #[arg(long, value_name = "N")]
+    pub disk_write_iops: Option<u64>,
+}
 
 /// What a sandbox may reach.
 #[derive(Debug, Default, Args)]

@@ -6,6 +6,7 @@ pub mod driver;
 pub mod error;
 pub mod id;
 pub mod image;
+pub mod io;
 pub mod key;
 pub mod lifecycle;
 pub mod network;

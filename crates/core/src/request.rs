@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     error::Invalid,
     id::{SandboxId, check_label},
+    io::IoSpec,
     lifecycle::later,
     network::NetworkPolicy,
     quantity::{Bytes, MilliCpu},
@@ -45,6 +46,8 @@ pub struct CreateRequest {
     pub disk: Option<String>,
     /// Process limit.
     pub pids: Option<u64>,
+    /// I/O limits, each in place of the template's.
+    pub io: IoSpec,
     /// Time to live.
     pub ttl: Ttl,
     /// Added to the template's environment.
@@ -131,6 +134,7 @@ fn merge(recipe: &mut TemplateSpec, ask: &CreateRequest) {
     replace(&mut recipe.user, &ask.user);
     replace(&mut recipe.workdir, &ask.workdir);
     recipe.pids = ask.pids.or(recipe.pids);
+    recipe.io = std::mem::take(&mut recipe.io).replaced_by(&ask.io);
     recipe.start_command = ask.start_command.clone().or(recipe.start_command.take());
     recipe.network = ask.network.clone().unwrap_or(std::mem::take(&mut recipe.network));
     recipe.env.extend(ask.env.clone());
@@ -164,6 +168,7 @@ fn limits(recipe: &TemplateSpec, asked: SizeNames, capacity: &Capacity) -> Resul
         memory: Bytes(fit("memory", memory.0, capacity.memory.0, asked.memory, &capacity.memory)?),
         disk: Bytes(fit("disk", disk.0, capacity.disk.0, asked.disk, &capacity.disk)?),
         pids: pids(recipe.pids, capacity)?,
+        io: recipe.io.parse()?,
     })
 }
 

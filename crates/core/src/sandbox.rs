@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     id::SandboxId,
+    io::IoLimits,
     network::NetworkPolicy,
     phase::Phase,
     quantity::{Bytes, MilliCpu},
@@ -66,6 +67,9 @@ pub struct Limits {
     pub disk: Bytes,
     /// Processes and threads.
     pub pids: u64,
+    /// I/O on its disk. Records from before there were any have none.
+    #[serde(default)]
+    pub io: IoLimits,
 }
 
 /// A sandbox: its spec and its state.

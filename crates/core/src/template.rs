@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     error::Invalid,
     id::check_name,
+    io::IoSpec,
     network::NetworkPolicy,
     quantity::{Bytes, MilliCpu},
 };
@@ -98,6 +99,8 @@ pub struct TemplateSpec {
     /// Most processes and threads at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    /// Limits of I/O on the disk.
+    pub io: IoSpec,
     /// Environment of every command.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -167,7 +170,7 @@ impl TemplateSpec {
         self.cpu.as_deref().map(|text| MilliCpu::parse("cpu", text)).transpose()?;
         self.memory.as_deref().map(|text| Bytes::parse("memory", text)).transpose()?;
         self.disk.as_deref().map(|text| Bytes::parse("disk", text)).transpose()?;
-        Ok(())
+        self.io.parse().map(drop)
     }
 }
 
@@ -217,6 +220,10 @@ mod tests {
             ("cpu", TemplateSpec { cpu: Some("lots".into()), ..spec() }),
             ("memory", TemplateSpec { memory: Some("1x".into()), ..spec() }),
             ("disk", TemplateSpec { disk: Some("0".into()), ..spec() }),
+            (
+                "io.write_iops",
+                TemplateSpec { io: IoSpec { write_iops: Some(0), ..IoSpec::default() }, ..spec() },
+            ),
             ("env.A=B", TemplateSpec { env: BTreeMap::from([("A=B".into(), String::new())]), ..spec() }),
             ("ports.a-b", TemplateSpec { ports: BTreeMap::from([("a-b".into(), 80)]), ..spec() }),
             ("start_command", TemplateSpec { start_command: Some(vec![]), ..spec() }),

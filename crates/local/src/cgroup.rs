@@ -1,6 +1,8 @@
 //! Control groups of sandboxes: limits, freezing, killing, counting; version 1, 2 and the hybrid of both.
 //! It must not know what runs in a group.
 
+pub mod throttle;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -9,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_core::{driver::Usage, sandbox::Limits};
+use atoll_core::{driver::Usage, io::IoLimits, sandbox::Limits};
+
+use self::throttle::Device;
 
 /// Period of the CPU quota in microseconds; the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -107,14 +111,15 @@ impl Cgroups {
     /// # Errors
     /// When the kernel refuses.
     pub fn ensure_parent(&self, pids: u64) -> Result<(), CgroupError> {
+        let controllers = if self.throttles() { "+memory +cpu +pids +io" } else { "+memory +cpu +pids" };
         if let Layout::V2(root) = &self.layout {
-            write(&root.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+            write(&root.join("cgroup.subtree_control"), controllers)?;
         }
         for directory in self.roots() {
             make(&directory.join(&self.parent))?;
         }
         if let Layout::V2(root) = &self.layout {
-            write(&root.join(&self.parent).join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+            write(&root.join(&self.parent).join("cgroup.subtree_control"), controllers)?;
         }
         write(&self.pids_root().join(&self.parent).join("pids.max"), pids.to_string())
     }
@@ -168,6 +173,35 @@ impl Cgroups {
             }
         }
         write(&self.group("pids", name).join("pids.max"), limits.pids.to_string())
+    }
+
+    /// Whether I/O can be limited.
+    #[must_use]
+    pub fn throttles(&self) -> bool {
+        match &self.layout {
+            Layout::V1(_) => self.root("blkio").join("blkio.throttle.write_bps_device").exists(),
+            Layout::V2(root) => {
+                let had = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+                had.split_whitespace().any(|controller| controller == "io")
+            }
+        }
+    }
+
+    /// Limits a sandbox's I/O on these devices.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn limit_io(&self, name: &str, devices: &[Device], limits: &IoLimits) -> Result<(), CgroupError> {
+        let group = self.group("blkio", name);
+        for device in devices {
+            match &self.layout {
+                Layout::V1(_) => throttle::v1(limits, *device)
+                    .iter()
+                    .try_for_each(|(file, line)| write(&group.join(file), line))?,
+                Layout::V2(_) => write(&group.join("io.max"), throttle::v2(limits, *device))?,
+            }
+        }
+        Ok(())
     }
 
     /// Freezes or thaws every process of a sandbox, and returns when that is done.

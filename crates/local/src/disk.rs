@@ -205,6 +205,12 @@ impl Disk {
         }
     }
 
+    /// Where sandboxes' files are, whichever way they are kept: I/O on them is I/O on what holds this directory.
+    #[must_use]
+    pub fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
     /// Size of the whole disk.
     #[must_use]
     pub fn size(&self) -> Bytes {

@@ -84,21 +84,21 @@ fn cgroups() -> Check {
 }
 
 fn io_limits() -> Check {
-    match Cgroups::discover("atoll").map(|groups| groups.version()) {
-        Ok(2) => check(
-            "I/O limits",
-            CheckStatus::Ok,
-            "control groups version 2 can throttle buffered writes",
-            None,
-        ),
-        _ => {
-            let detail = "control groups version 1 throttle direct I/O only";
-            check(
-                "I/O limits",
-                CheckStatus::Warn,
-                detail,
-                Some("boot with systemd.unified_cgroup_hierarchy=1"),
-            )
+    let throttling = Cgroups::discover("atoll").ok().filter(Cgroups::throttles);
+    match throttling.map(|groups| groups.version()) {
+        Some(2) => check("I/O limits", CheckStatus::Ok, "hold for all reads and writes", None),
+        Some(_) => {
+            let detail = "control groups version 1: hold for reads and for writes that a program waits for (O_DIRECT, fsync), \
+                          not for what the kernel writes back by itself";
+            let mend = "boot with systemd.unified_cgroup_hierarchy=1";
+            check("I/O limits", CheckStatus::Warn, detail, Some(mend))
+        }
+        None => {
+            let detail =
+                "no control group controller for I/O: a sandbox that asks for such limits is refused";
+            let mend =
+                "boot a kernel with CONFIG_BLK_DEV_THROTTLING and its `io` (version 1: `blkio`) controller";
+            check("I/O limits", CheckStatus::Warn, detail, Some(mend))
         }
     }
 }

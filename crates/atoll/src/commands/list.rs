@@ -2,7 +2,7 @@
 
 use atoll_client::{
     ListSandboxes,
-    api::{Phase, Sandbox, Usage},
+    api::{Io, Phase, Sandbox, Usage},
 };
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -68,6 +68,7 @@ pub fn fields(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
         ("memory", sandbox.memory.clone()),
         ("disk", sandbox.disk.clone()),
         ("pids", sandbox.pids.to_string()),
+        ("io", io(&sandbox.io)),
         ("network", word(&network.mode)),
         ("allow", network.allow.join(",")),
         ("deny", network.deny.join(",")),
@@ -83,6 +84,18 @@ pub fn fields(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
     }));
     fields.retain(|(_, value)| !value.is_empty());
     fields
+}
+
+fn io(limits: &Io) -> String {
+    let rate = |name: &str, rate: &Option<String>| rate.as_ref().map(|rate| format!("{name} {rate}/s"));
+    let iops = |name: &str, number: Option<u64>| number.map(|number| format!("{number} {name}/s"));
+    let all = [
+        rate("read", &limits.read_rate),
+        rate("write", &limits.write_rate),
+        iops("reads", limits.read_iops),
+        iops("writes", limits.write_iops),
+    ];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// A sandbox and what it uses.

@@ -75,6 +75,7 @@ fn fill(base: CreateSandbox, recipe: Recipe) -> Result<CreateSandbox, String> {
         memory: recipe.memory,
         disk: recipe.disk,
         pids: recipe.pids,
+        io: io(recipe.io),
         ttl: recipe.ttl,
         pause_after: recipe.pause_after,
         env: values::environment(&recipe.env, |key| std::env::var(key).ok())?,
@@ -84,6 +85,15 @@ fn fill(base: CreateSandbox, recipe: Recipe) -> Result<CreateSandbox, String> {
         workdir: recipe.workdir,
         ..base
     })
+}
+
+fn io(given: crate::cli::IoArgs) -> atoll_client::api::Io {
+    atoll_client::api::Io {
+        read_rate: given.disk_read_rate,
+        write_rate: given.disk_write_rate,
+        read_iops: given.disk_read_iops,
+        write_iops: given.disk_write_iops,
+    }
 }
 
 /// What it may reach, when anything was said of that. A list alone goes with the internet.

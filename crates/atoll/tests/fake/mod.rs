@@ -62,6 +62,7 @@ pub fn sandbox(id: &str) -> Sandbox {
         memory: "512Mi".into(),
         disk: "10Gi".into(),
         pids: 100,
+        io: atoll_client::api::Io::default(),
         ttl: None,
         env: BTreeMap::new(),
         labels: BTreeMap::from([("team".into(), "blue".into())]),

@@ -47,6 +47,7 @@ impl Inner {
             cgroup: format!("/{}/{}", self.host.cgroup(), spec.id),
             unified: self.cgroups.version() == 2,
             limits: spec.limits,
+            io_devices: self.io_devices(&spec.limits.io)?,
             public_key: self.key.public_key_hex(),
         }))
     }

@@ -10,6 +10,7 @@ use std::{
 
 use atoll_core::{
     driver::{CreateStep, DriverError, Progress},
+    io::IoLimits,
     network::{NetworkMode, NetworkPolicy},
     phase::Phase,
     sandbox::{Limits, Reason, Sandbox},
@@ -17,6 +18,7 @@ use atoll_core::{
 
 use super::{Inner, agent, blocking, cells::Ready, conflict, internal, table::Entry, watch};
 use crate::{
+    cgroup::throttle::{Device, devices_of},
     disk::DiskError,
     images::{Image, PullOptions},
     launcher::{Cell, Launch, Routed},
@@ -58,7 +60,29 @@ impl Inner {
     /// What can be refused before anything is recorded.
     fn check(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
         self.check_network(&sandbox.spec.network)?;
+        self.io_devices(&sandbox.spec.limits.io)?;
         Self::check_runtime(sandbox.spec.runtime.as_deref())
+    }
+
+    /// The devices that a sandbox's I/O is limited on. None without limits: nothing is looked for then.
+    pub(super) fn io_devices(&self, limits: &IoLimits) -> Result<Vec<Device>, DriverError> {
+        if limits.is_none() {
+            return Ok(Vec::new());
+        }
+        if !self.cgroups.throttles() {
+            let problem = "I/O cannot be limited here: no control group controller for it (`io`, or in version 1 `blkio` with \
+                           throttling); leave `io` out, or boot with it enabled";
+            return Err(DriverError::Unsupported(problem.into()));
+        }
+        let place = self.disk.sandboxes();
+        let devices = devices_of(&place).map_err(internal)?;
+        if devices.is_empty() {
+            return Err(DriverError::Unsupported(format!(
+                "I/O cannot be limited here: what holds {} is no block device; leave `io` out, or name a --data on a disk",
+                place.display()
+            )));
+        }
+        Ok(devices)
     }
 
     /// Whether the network can keep to the policy.
@@ -208,6 +232,8 @@ impl Inner {
         limits: &Limits,
     ) -> Result<Identity, DriverError> {
         self.cgroups.limit(group, limits).map_err(internal)?;
+        let devices = self.io_devices(&limits.io)?;
+        self.cgroups.limit_io(group, &devices, &limits.io).map_err(internal)?;
         started(cell, order)
     }
 

@@ -13,6 +13,8 @@ use std::{
 
 use atoll_core::sandbox::Limits;
 
+use crate::cgroup::throttle::Device;
+
 /// Where programs are looked for. The server's own environment does not decide what runs as root.
 pub const PROGRAMS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -151,6 +153,8 @@ pub struct Through {
     pub unified: bool,
     /// What the sandbox may use.
     pub limits: Limits,
+    /// The devices that its I/O is limited on, when it is.
+    pub io_devices: Vec<Device>,
     /// Whose requests the agent answers.
     pub public_key: String,
 }

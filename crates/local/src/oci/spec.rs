@@ -1,20 +1,23 @@
 //! A sandbox as an OCI runtime configuration: the same walls as our own launcher's, from the same lists. Pure but for the
 //! limits of this process, which a sandbox cannot exceed.
 
+use atoll_core::io::IoLimits;
 use oci_spec::{
     OciSpecError,
     runtime::{
-        Arch, Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
-        LinuxDeviceCgroupBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace,
-        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
-        LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
-        LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder, Mount, MountBuilder, PosixRlimit,
+        Arch, Capabilities, Capability, Linux, LinuxBlockIo, LinuxBlockIoBuilder, LinuxBuilder,
+        LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxIdMapping,
+        LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+        LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, LinuxSeccompAction,
+        LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall,
+        LinuxSyscallBuilder, LinuxThrottleDeviceBuilder, Mount, MountBuilder, PosixRlimit,
         PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     },
 };
 use std::{ffi::CStr, path::PathBuf};
 
 use super::{AGENT_PORT, Through};
+use crate::cgroup::throttle::Device;
 use crate::launcher::{
     Launch, UIDS_PER_SANDBOX, mounts,
     privileges::{self, ResourceLimit},
@@ -164,12 +167,38 @@ fn resources(through: &Through) -> Result<LinuxResources, OciSpecError> {
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let limits = &through.limits;
     let quota = signed(limits.cpu.0 * CPU_PERIOD_US / 1000);
-    LinuxResourcesBuilder::default()
+    let resources = LinuxResourcesBuilder::default()
         .devices([LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?])
         .memory(LinuxMemoryBuilder::default().limit(signed(limits.memory.0)).build()?)
         .cpu(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?)
-        .pids(LinuxPidsBuilder::default().limit(signed(limits.pids)).build()?)
-        .build()
+        .pids(LinuxPidsBuilder::default().limit(signed(limits.pids)).build()?);
+    match through.io_devices.is_empty() {
+        true => resources.build(),
+        false => resources.block_io(block_io(&limits.io, &through.io_devices)?).build(),
+    }
+}
+
+fn block_io(limits: &IoLimits, devices: &[Device]) -> Result<LinuxBlockIo, OciSpecError> {
+    let on_each = |rate: u64| -> Result<Vec<_>, OciSpecError> {
+        let one = |it: &Device| {
+            LinuxThrottleDeviceBuilder::default().major(it.major).minor(it.minor).rate(rate).build()
+        };
+        devices.iter().map(one).collect()
+    };
+    let mut throttles = LinuxBlockIoBuilder::default();
+    if let Some(rate) = limits.read_rate {
+        throttles = throttles.throttle_read_bps_device(on_each(rate.0)?);
+    }
+    if let Some(rate) = limits.write_rate {
+        throttles = throttles.throttle_write_bps_device(on_each(rate.0)?);
+    }
+    if let Some(rate) = limits.read_iops {
+        throttles = throttles.throttle_read_iops_device(on_each(rate)?);
+    }
+    if let Some(rate) = limits.write_iops {
+        throttles = throttles.throttle_write_iops_device(on_each(rate)?);
+    }
+    throttles.build()
 }
 
 /// The launcher's filter in the runtimes' words.

@@ -33,6 +33,9 @@ pub struct CreateSandbox {
     /// Most processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    /// Limits of I/O on the disk, each in place of the template's.
+    #[serde(skip_serializing_if = "Io::is_none")]
+    pub io: Io,
     /// Seconds until the hard deadline. Absent: the template's; `null`: none, where that is allowed.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>, minimum = 1))]
@@ -97,6 +100,35 @@ pub struct Overrides {
 /// Keeps `null` and "absent" apart.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
     Option::<i64>::deserialize(deserializer).map(Some)
+}
+
+/// Limits of I/O on the disk: of the sandbox's own files and its image. What is absent is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Io {
+    /// Bytes read each second, at least `64Ki`: `10Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_rate: Option<String>,
+    /// Bytes written each second, at least `64Ki`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_rate: Option<String>,
+    /// Read operations each second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 4_294_967_295_u64))]
+    pub read_iops: Option<u64>,
+    /// Write operations each second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 4_294_967_295_u64))]
+    pub write_iops: Option<u64>,
+}
+
+impl Io {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a sandbox may reach. The host, other sandboxes and metadata addresses are never reachable.
@@ -221,6 +253,9 @@ pub struct Sandbox {
     pub disk: String,
     /// Process limit.
     pub pids: u64,
+    /// Limits of I/O on the disk, when there are any.
+    #[serde(default, skip_serializing_if = "Io::is_none")]
+    pub io: Io,
     /// Seconds between creation and hard deadline; `null` is none.
     pub ttl: Option<i64>,
     /// Environment of every command.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::Network;
+use super::{Io, Network};
 
 /// A recipe. What is absent comes from the image or the defaults. The body of `PUT /api/v1/templates/{name}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct TemplateSpec {
     /// Most processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    /// Limits of I/O on the disk.
+    #[serde(skip_serializing_if = "Io::is_none")]
+    pub io: Io,
     /// Environment of every command.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,

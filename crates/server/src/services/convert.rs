@@ -2,6 +2,7 @@
 
 use atoll_core::{
     self as core,
+    io::{IoLimits, IoSpec},
     network::{NetworkMode, NetworkPolicy},
     request::{CreateRequest, Ttl},
     sandbox::Sandbox,
@@ -25,6 +26,7 @@ pub fn create_request(ask: api::CreateSandbox) -> Result<CreateRequest, ServiceE
         memory: once("overrides.memory", ask.memory, nested.memory)?,
         disk: ask.disk,
         pids: ask.pids,
+        io: io_in(ask.io),
         ttl: ttl.map_or(Ttl::Template, |ttl| ttl.map_or(Ttl::Never, Ttl::Seconds)),
         env: if ask.env.is_empty() { nested.env } else { ask.env },
         labels: ask.labels,
@@ -67,6 +69,26 @@ fn network(policy: &NetworkPolicy) -> api::Network {
     api::Network { mode, allow: texts(&policy.allow), deny: texts(&policy.deny) }
 }
 
+fn io_in(it: api::Io) -> IoSpec {
+    let api::Io { read_rate, write_rate, read_iops, write_iops } = it;
+    IoSpec { read_rate, write_rate, read_iops, write_iops }
+}
+
+fn io(it: IoSpec) -> api::Io {
+    let IoSpec { read_rate, write_rate, read_iops, write_iops } = it;
+    api::Io { read_rate, write_rate, read_iops, write_iops }
+}
+
+fn io_limits(it: &IoLimits) -> api::Io {
+    let text = |rate: Option<core::quantity::Bytes>| rate.map(|rate| rate.to_string());
+    api::Io {
+        read_rate: text(it.read_rate),
+        write_rate: text(it.write_rate),
+        read_iops: it.read_iops,
+        write_iops: it.write_iops,
+    }
+}
+
 /// A sandbox, in the API's words.
 pub fn sandbox(it: Sandbox) -> api::Sandbox {
     let created_at = it.spec.created_at;
@@ -77,6 +99,7 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         memory: it.spec.limits.memory.to_string(),
         disk: it.spec.limits.disk.to_string(),
         pids: it.spec.limits.pids,
+        io: io_limits(&it.spec.limits.io),
         ttl: it.deadline.map(|deadline| deadline.duration_since(created_at).as_secs()),
         env: it.spec.env,
         labels: it.spec.labels,
@@ -175,6 +198,7 @@ pub fn template_spec_in(it: api::TemplateSpec) -> Result<TemplateSpec, ServiceEr
         memory: it.memory,
         disk: it.disk,
         pids: it.pids,
+        io: io_in(it.io),
         env: it.env,
         start_command: it.start_command,
         user: it.user,
@@ -220,6 +244,7 @@ fn template_spec(it: TemplateSpec) -> api::TemplateSpec {
         memory: it.memory,
         disk: it.disk,
         pids: it.pids,
+        io: io(it.io),
         env: it.env,
         start_command: it.start_command,
         user: it.user,
