@@ -53,13 +53,14 @@ the_server_is_ready() {
 an_image_is_pulled() { atoll images pull small; }
 
 a_sandbox_is_made() {
-    atoll create -o name --memory 128Mi --disk 64Mi --pids 64 --cpu 500m small >/tmp/id
+    atoll create -o name --memory 128Mi --disk 64Mi --pids 64 --cpu 500m --disk-write-rate 500Mi small >/tmp/id
 }
 
 a_command_runs() { [ "$(inside 'echo hello; exit 0')" = hello ] && { inside 'exit 7'; [ $? = 7 ]; }; }
 
 limits_are_set() {
-    says "$(group)/memory.max" 134217728 && says "$(group)/pids.max" 64 && says "$(group)/cpu.max" "50000 100000"
+    says "$(group)/memory.max" 134217728 && says "$(group)/pids.max" 64 && says "$(group)/cpu.max" "50000 100000" &&
+        says "$(group)/io.max" "$(cat /sys/block/loop0/dev) rbps=max wbps=524288000 riops=max wiops=max"
 }
 
 the_sandbox_sees_its_own_group_only() {
