@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::sync::Notify;
 
@@ -10,6 +11,9 @@ use crate::{
     cgroup::Cgroups,
     launcher::{Cell, LaunchError},
 };
+
+/// How long after a start the making of new cells begins. Long enough for a first command, short beside what people do.
+const REST: Duration = Duration::from_millis(20);
 
 /// A cell and the name of its control group.
 pub struct Ready {
@@ -44,8 +48,8 @@ impl Cells {
         ready.map_or_else(|| self.make(), Ok)
     }
 
-    /// Has cells made in the place of those that were taken. To be called when a start is over: the making would compete
-    /// with it for the processor and the kernel's locks.
+    /// Has cells made in the place of those that were taken, soon. To be called when a start is over: the making would
+    /// compete with it for the processor and the kernel's locks.
     pub fn refill(&self) {
         self.taken.notify_one();
     }
@@ -69,6 +73,14 @@ impl Cells {
         }
     }
 
+    /// Until cells are wanted and the first command of the sandbox that took one has likely run. A second at most: weak again
+    /// while waiting would miss the end of the driver, so it is looked for now and then.
+    async fn wait(&self) {
+        if tokio::time::timeout(Duration::from_secs(1), self.taken.notified()).await.is_ok() {
+            tokio::time::sleep(REST).await;
+        }
+    }
+
     /// Makes new cells whenever some were taken, one after the other, as long as there is a driver.
     pub async fn keep(cells: std::sync::Weak<Self>) {
         while let Some(cells) = cells.upgrade() {
@@ -76,10 +88,7 @@ impl Cells {
             let maker = Arc::clone(&cells);
             let made = match missing {
                 false => {
-                    // Weak again while waiting would miss the end of the driver; it is looked for now and then.
-                    let wait =
-                        tokio::time::timeout(std::time::Duration::from_secs(1), cells.taken.notified());
-                    let _ = wait.await;
+                    cells.wait().await;
                     continue;
                 }
                 true => tokio::task::spawn_blocking(move || maker.make()).await,
@@ -88,7 +97,7 @@ impl Cells {
                 Ok(Ok(ready)) => cells.ready().push(ready),
                 problem => {
                     tracing::warn!(problem = ?problem.map(|made| made.err()), "no launch could be prepared ahead");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }

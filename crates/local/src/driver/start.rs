@@ -21,7 +21,7 @@ use crate::{
     cgroup::throttle::{Device, devices_of},
     disk::DiskError,
     images::{Image, PullOptions},
-    launcher::{Cell, Launch, Routed},
+    launcher::{Cell, Launch, Launched, Routed},
     net::check_policy,
     process::Identity,
     record::{Base, Record},
@@ -278,7 +278,8 @@ impl Inner {
 }
 
 fn started(cell: Cell, order: File) -> Result<Identity, DriverError> {
-    let pid = cell.launch(order).map_err(internal)?;
+    let Launched { pid, mut helper } = cell.launch(order).map_err(internal)?;
+    tokio::task::spawn_blocking(move || helper.wait());
     Identity::of(pid).map_err(|_| DriverError::Internal("the sandbox ended as soon as it had started".into()))
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, IoSliceMut, Read},
+    io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
@@ -24,6 +24,15 @@ use super::{ENTRY, LaunchError, Outcome};
 
 /// What the helper says when it waits.
 pub const READY: u8 = b'R';
+
+/// What runs after a launch.
+pub struct Launched {
+    /// The sandbox's first process; its pid on the host.
+    pub pid: i32,
+    /// The helper, which has said its last word: to be waited for. Its end takes the kernel a millisecond or two, for
+    /// which nobody needs to wait who wants to talk to the agent.
+    pub helper: Child,
+}
 
 /// A helper that waits for its order.
 pub struct Cell {
@@ -60,17 +69,19 @@ impl Cell {
     ///
     /// # Errors
     /// When a step fails; no process is left then.
-    pub fn launch(mut self, order: File) -> Result<i32, LaunchError> {
+    pub fn launch(mut self, order: File) -> Result<Launched, LaunchError> {
         send(&self.socket, &order)?;
         drop(order);
         let mut answer = String::new();
-        self.socket.read_to_string(&mut answer)?;
-        let status = self.helper.wait()?;
-        match serde_json::from_str(&answer) {
-            Ok(Outcome::Started(pid)) => Ok(pid),
-            Ok(Outcome::Failed(step)) => Err(LaunchError::Step(step)),
-            Err(_) => Err(LaunchError::Step(format!("the launcher ended with {status} and said {answer:?}"))),
+        BufReader::new(&self.socket).read_line(&mut answer)?;
+        if let Ok(Outcome::Started(pid)) = serde_json::from_str(&answer) {
+            return Ok(Launched { pid, helper: self.helper });
         }
+        let status = self.helper.wait()?;
+        Err(LaunchError::Step(match serde_json::from_str(&answer) {
+            Ok(Outcome::Failed(step)) => step,
+            _ => format!("the launcher ended with {status} and said {answer:?}"),
+        }))
     }
 
     /// Ends the helper, which has begun nothing.

@@ -37,7 +37,8 @@ pub fn entry() -> Option<u8> {
     if let Ok(Some(order)) = receive(&socket) {
         let outcome =
             serve(order).map_or_else(|StepError(problem)| Outcome::Failed(problem), Outcome::Started);
-        let _ = socket.write_all(serde_json::to_string(&outcome).unwrap_or_default().as_bytes());
+        let line = serde_json::to_string(&outcome).unwrap_or_default() + "\n";
+        let _ = socket.write_all(line.as_bytes());
     }
     Some(0)
 }

@@ -14,6 +14,8 @@
 mod cell;
 pub(crate) mod entry;
 mod files;
+#[cfg(test)]
+mod filter;
 pub(crate) mod first;
 mod founder;
 pub(crate) mod mounts;
@@ -21,7 +23,7 @@ pub(crate) mod privileges;
 pub(crate) mod raw;
 pub(crate) mod syscalls;
 
-pub use cell::Cell;
+pub use cell::{Cell, Launched};
 pub use entry::entry;
 
 use serde::{Deserialize, Serialize};
@@ -77,7 +79,7 @@ pub struct Routed {
     pub slot: u32,
 }
 
-/// What came of a launch: the helper's last words.
+/// What came of a launch: the helper's last words, on a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {

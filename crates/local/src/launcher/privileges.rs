@@ -20,12 +20,10 @@ pub const KEPT: [(u32, &str); 10] = [
     (31, "CAP_SETFCAP"),
 ];
 
-/// Allowed calls; everything else is EPERM. Compiled by the build script.
-static ALLOWED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/allowed.bpf"));
-/// Calls that answer ENOSYS. Installed last, because of equally strict answers the newest filter's counts.
-static ABSENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/absent.bpf"));
+/// The list of system calls as a filter. Compiled by the build script.
+static FILTER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/seccomp.bpf"));
 
-/// Gives up everything but [`KEPT`], and installs the filters. The order matters: a filter needs CAP_SYS_ADMIN or
+/// Gives up everything but [`KEPT`], and installs the filter. The order matters: a filter needs CAP_SYS_ADMIN or
 /// no_new_privs, emptying the bounding set needs CAP_SETPCAP, and both go with the last step.
 pub fn drop_privileges(sudo: bool) -> Step {
     shrink_bounding_set().during("drop capabilities from the bounding set")?;
@@ -33,8 +31,7 @@ pub fn drop_privileges(sudo: bool) -> Step {
     if !sudo {
         prctl(libc::PR_SET_NO_NEW_PRIVS, 1).during("set no_new_privs")?;
     }
-    install(ALLOWED).during("install the seccomp filter")?;
-    install(ABSENT).during("install the seccomp filter for absent calls")?;
+    install(FILTER).during("install the seccomp filter")?;
     set_capabilities().during("set capabilities")
 }
 
