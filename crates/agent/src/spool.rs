@@ -2,11 +2,12 @@
 //! has taken on the user's credentials.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use flate2::write::GzDecoder;
 use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 
@@ -54,10 +55,11 @@ impl Spool {
         Ok(Self { sink, base, temporary, target, replaced, done: false })
     }
 
-    pub fn write(&mut self, data: &[u8]) -> io::Result<()> {
+    /// Writes pieces one after the other, at once where that can be.
+    pub fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         match &mut self.sink {
-            Sink::Plain(file) => file.write_all(data),
-            Sink::Gzip(decoder) => decoder.write_all(data),
+            Sink::Plain(file) => write_all(file, pieces),
+            Sink::Gzip(decoder) => pieces.iter().try_for_each(|piece| decoder.write_all(piece)),
         }
     }
 
@@ -95,6 +97,20 @@ impl Spool {
         let parent = rustix::fs::open(parent, flags, Mode::empty())?;
         Ok(rustix::fs::renameat(&self.base, &self.temporary, &parent, name)?)
     }
+}
+
+fn write_all(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Spool {
@@ -139,7 +155,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/file");
         let mut spool = Spool::create(path.to_str().unwrap(), false).unwrap();
-        spool.write(b"hello").unwrap();
+        spool.write(&[Bytes::from_static(b"hello")]).unwrap();
         assert!(!dir.path().join("a").exists());
         spool.commit(&[]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"hello");
@@ -150,7 +166,7 @@ mod tests {
     fn an_aborted_upload_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::create(dir.path().join("a/file").to_str().unwrap(), false).unwrap();
-        spool.write(b"half").unwrap();
+        spool.write(&[Bytes::from_static(b"half")]).unwrap();
         drop(spool);
         assert!(names(dir.path()).is_empty());
     }
@@ -163,7 +179,7 @@ mod tests {
         fs::set_permissions(&real, fs::Permissions::from_mode(0o750)).unwrap();
         symlink("real", dir.path().join("link")).unwrap();
         let mut spool = Spool::create(dir.path().join("link").to_str().unwrap(), false).unwrap();
-        spool.write(b"new").unwrap();
+        spool.write(&[Bytes::from_static(b"new")]).unwrap();
         spool.commit(&[]).unwrap();
         assert_eq!(fs::read(&real).unwrap(), b"new");
         assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o750);
@@ -185,7 +201,9 @@ mod tests {
     fn broken_gzip_is_an_error_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::create(dir.path().join("file").to_str().unwrap(), true).unwrap();
-        let failed = spool.write(b"this is no gzip at all").and_then(|()| spool.commit(&[]).map(drop));
+        let failed = spool
+            .write(&[Bytes::from_static(b"this is no gzip at all")])
+            .and_then(|()| spool.commit(&[]).map(drop));
         assert!(failed.is_err());
         assert!(names(dir.path()).is_empty());
     }

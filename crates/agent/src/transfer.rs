@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::{self, Either};
 use futures::{FutureExt, Stream, StreamExt};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -24,6 +26,9 @@ use crate::users::Account;
 
 /// One read of a download, and about as much of one write of an upload.
 const CHUNK: usize = 256 << 10;
+
+/// Most bytes of an upload that wait while others are written. Large writes cost a file system less.
+const BATCH: usize = 1 << 20;
 
 /// What an upload answers for each file.
 #[derive(Serialize)]
@@ -119,9 +124,17 @@ fn stream(app: Arc<App>, account: Account, reader: impl Read + Send + 'static) -
 }
 
 fn read_chunk<R: Read>(mut reader: R) -> io::Result<(Bytes, R)> {
-    let mut chunk = Vec::with_capacity(CHUNK);
-    let limit = u64::try_from(CHUNK).unwrap_or(u64::MAX);
-    reader.by_ref().take(limit).read_to_end(&mut chunk)?;
+    // Not `read_to_end`, which begins with small reads.
+    let (mut chunk, mut length) = (vec![0; CHUNK], 0);
+    while length < CHUNK {
+        match reader.read(&mut chunk[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    chunk.truncate(length);
     Ok((chunk.into(), reader))
 }
 
@@ -213,12 +226,10 @@ async fn receive(
         .run(account, move || Spool::create(&target, gzip))
         .await
         .map_err(ApiError::file(path.clone()))?;
-    let mut batch = collect(&mut data).await.map_err(aborted)?;
+    let mut batch = collect(&mut data, future::ready(())).await.1.map_err(aborted)?;
     while !batch.is_empty() {
-        let writing = app
-            .workers
-            .run(account, move || batch.iter().try_for_each(|chunk| spool.write(chunk)).map(|()| spool));
-        let (written, next) = futures::join!(writing, collect(&mut data));
+        let writing = app.workers.run(account, move || spool.write(&batch).map(|()| spool));
+        let (written, next) = collect(&mut data, writing).await;
         spool = written.map_err(ApiError::file(path.clone()))?;
         batch = next.map_err(aborted)?;
     }
@@ -241,22 +252,32 @@ fn aborted(error: io::Error) -> ApiError {
     ApiError::BadRequest(format!("the upload ended early: {error}"))
 }
 
-/// The next piece, and whatever else is there already. Empty at the end.
-async fn collect(data: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin)) -> io::Result<Vec<Bytes>> {
-    let mut batch = Vec::new();
-    let mut length = 0;
-    while length < CHUNK {
-        let next = if batch.is_empty() { Some(data.next().await) } else { data.next().now_or_never() };
-        match next {
-            Some(Some(chunk)) => {
-                let chunk = chunk?;
-                length += chunk.len();
-                if !chunk.is_empty() {
-                    batch.push(chunk);
-                }
-            }
-            Some(None) | None => break,
+/// What comes until `other` is done, but one piece at least and [`BATCH`] bytes at most. Empty at the end.
+async fn collect<T>(
+    data: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin),
+    other: impl Future<Output = T>,
+) -> (T, io::Result<Vec<Bytes>>) {
+    let other = other.fuse();
+    let mut other = pin!(other);
+    let (mut batch, mut length, mut done) = (Vec::new(), 0, None);
+    let ended = loop {
+        if length >= BATCH || (done.is_some() && length > 0) {
+            break Ok(());
         }
-    }
-    Ok(batch)
+        match future::select(data.next(), &mut other).await {
+            Either::Left((Some(Ok(piece)), _)) => {
+                length += piece.len();
+                batch.push(piece);
+            }
+            Either::Left((Some(Err(error)), _)) => break Err(error),
+            Either::Left((None, _)) => break Ok(()),
+            Either::Right((result, _)) => done = Some(result),
+        }
+    };
+    let done = match done {
+        Some(done) => done,
+        None => other.await,
+    };
+    batch.retain(|piece: &Bytes| !piece.is_empty());
+    (done, ended.map(|()| batch))
 }

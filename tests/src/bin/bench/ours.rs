@@ -1,6 +1,7 @@
 //! Our own figures through the HTTP API: creation, commands, deletion, rest, and a crowd of idle sandboxes.
 
 use anyhow::{Context, Result, ensure};
+use atoll_client::Client;
 use atoll_proto::api::{CreateSandbox, ExecRequest};
 use atoll_tests::{
     Server, host,
@@ -33,8 +34,7 @@ async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<(T, Duration)
 }
 
 /// Makes a sandbox and runs a first command.
-async fn create_and_echo(server: &Server) -> Result<String> {
-    let client = server.client()?;
+async fn create_and_echo(client: &Client) -> Result<String> {
     let sandbox = client.sandboxes().create(&plain()).await?;
     let done = client.sandbox(&sandbox.id).exec(&echo()).await?;
     ensure!(done.stdout == "x\n", "{done:?}");
@@ -44,9 +44,10 @@ async fn create_and_echo(server: &Server) -> Result<String> {
 /// Everything about few sandboxes.
 pub async fn measure(server: &Server, size: Size, table: &mut Table) -> Result<()> {
     // The first one pays for what is cached afterwards.
-    server.delete(&create_and_echo(server).await?).await?;
+    let client = server.client()?;
+    server.delete(&create_and_echo(&client).await?).await?;
     let target = "p50 15 ms, p99 40 ms";
-    let (create, delete) = one_by_one(server, size.samples).await?;
+    let (create, delete) = one_by_one(&client, size.samples).await?;
     table.add_times("create -> first output, 1 at a time", &create, target);
     let create = at_once(server, size.samples).await?;
     table.add_times(&format!("create -> first output, {PARALLEL} at once"), &create, "");
@@ -54,18 +55,18 @@ pub async fn measure(server: &Server, size: Size, table: &mut Table) -> Result<(
     life(server, size.samples, table).await
 }
 
-async fn one_by_one(server: &Server, samples: usize) -> Result<(Times, Times)> {
+async fn one_by_one(client: &Client, samples: usize) -> Result<(Times, Times)> {
     let (mut create, mut delete) = (Times::default(), Times::default());
     for _ in 0..samples {
-        let (id, took) = timed(create_and_echo(server)).await?;
+        let (id, took) = timed(create_and_echo(client)).await?;
         create.add(took);
-        delete.add(timed(delete_until_gone(server, &id)).await?.1);
+        delete.add(timed(delete_until_gone(client, &id)).await?.1);
     }
     Ok((create, delete))
 }
 
-async fn delete_until_gone(server: &Server, id: &str) -> Result<()> {
-    let sandbox = server.client()?.sandbox(id);
+async fn delete_until_gone(client: &Client, id: &str) -> Result<()> {
+    let sandbox = client.sandbox(id);
     sandbox.delete().await?;
     while !sandbox.get().await.is_err_and(|error| error.is_not_found()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -74,9 +75,9 @@ async fn delete_until_gone(server: &Server, id: &str) -> Result<()> {
 }
 
 async fn at_once(server: &Server, samples: usize) -> Result<Times> {
-    let times = Mutex::new(Times::default());
+    let (client, times) = (&server.client()?, Mutex::new(Times::default()));
     let all = stream::iter(0..samples).map(async |_| {
-        let (id, took) = timed(create_and_echo(server)).await?;
+        let (id, took) = timed(create_and_echo(client)).await?;
         if let Ok(mut times) = times.lock() {
             times.add(took);
         }
@@ -90,8 +91,8 @@ async fn at_once(server: &Server, samples: usize) -> Result<Times> {
 
 /// Commands, pause and resume of one sandbox.
 async fn life(server: &Server, samples: usize, table: &mut Table) -> Result<()> {
-    let id = create_and_echo(server).await?;
     let client = server.client()?;
+    let id = create_and_echo(&client).await?;
     let sandbox = client.sandbox(&id);
     let (mut exec, mut pause, mut resume) = (Times::default(), Times::default(), Times::default());
     for _ in 0..samples * 4 {
