@@ -130,12 +130,21 @@ def told(path):
 
 def outsiders():
     """Processes that are not this sandbox's: none may be visible, and none may be reached by number."""
-    visible = [int(p) for p in os.listdir("/proc") if p.isdigit()]
+    def listed():
+        return [int(p) for p in os.listdir("/proc") if p.isdigit()]
+
+    def leader(number):
+        """A thread is not listed, but has a place by its number: its process counts."""
+        lines = told(f"/proc/{number}/status").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("Tgid:")), None)
+
+    visible = listed()
     reached = [p for p in range(2, 70000) if p not in visible and os.path.exists(f"/proc/{p}/stat")]
-    still = [p for p in reached if os.path.exists(f"/proc/{p}/task/{p}") and told(f"/proc/{p}/stat")]
+    leaders = {leader(p) for p in reached} - {None}
+    still = sorted(leaders - set(listed()))
     named = [p for p in visible if p not in (1, os.getpid()) and "atoll" in told(f"/proc/{p}/cmdline")
              and "escape" not in told(f"/proc/{p}/cmdline")]
-    if not named and len(still) < 3:
+    if not named and not still:
         raise Refused("none is visible")
     return f"sees {named} {still[:5]}"
 
