@@ -1,11 +1,12 @@
-//! Lets one thread reach files as a user does, so that the kernel's own rules decide. Other threads keep theirs.
+//! Lets one thread reach files as a user does, so that the kernel's own rules decide. Other threads keep theirs. It changes
+//! the effective ids, because gVisor has none for the file system alone; real and saved ones stay, and lead back.
 
 use std::io;
 use std::sync::OnceLock;
 
 use crate::users::Account;
 
-/// Runs work with the file system identity of a user.
+/// Runs work with the effective identity of a user.
 pub fn with<T>(account: &Account, work: impl FnOnce() -> T) -> io::Result<T> {
     let own = effective_uid();
     if own == account.uid {
@@ -18,7 +19,8 @@ pub fn with<T>(account: &Account, work: impl FnOnce() -> T) -> io::Result<T> {
     let original = original_groups();
     let restore = Restore(original);
     set_groups(&account.groups)?;
-    set_ids(account.uid, account.gid)?;
+    set_id(libc::SYS_setresgid, account.gid)?;
+    set_id(libc::SYS_setresuid, account.uid)?;
     let result = work();
     drop(restore);
     Ok(result)
@@ -29,17 +31,14 @@ struct Restore(&'static [u32]);
 impl Drop for Restore {
     fn drop(&mut self) {
         // Going back to what the process is allowed to be cannot fail.
-        let _ = set_ids(0, effective_gid());
+        let _ = set_id(libc::SYS_setresuid, 0);
+        let _ = set_id(libc::SYS_setresgid, rustix::process::getgid().as_raw());
         let _ = set_groups(self.0);
     }
 }
 
 fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
-}
-
-fn effective_gid() -> u32 {
-    rustix::process::getegid().as_raw()
 }
 
 fn original_groups() -> &'static [u32] {
@@ -57,18 +56,10 @@ fn set_groups(groups: &[u32]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The calls tell only what was set before, so each is asked again.
-fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
-    let set = |call: libc::c_long, id: u32| {
-        // SAFETY: numbers only; these calls change the calling thread alone.
-        unsafe {
-            libc::syscall(call, id);
-            libc::syscall(call, u32::MAX) == libc::c_long::from(id)
-        }
-    };
-    if set(libc::SYS_setfsgid, gid) && set(libc::SYS_setfsuid, uid) {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
+/// The effective one of three; raw for the same reason.
+fn set_id(call: libc::c_long, id: u32) -> io::Result<()> {
+    const KEEP: u32 = u32::MAX;
+    // SAFETY: numbers only; these calls change the calling thread alone.
+    let result = unsafe { libc::syscall(call, KEEP, id, KEEP) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
