@@ -4,7 +4,7 @@ mod admin_key;
 pub mod authorities;
 mod logging;
 
-use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig};
+use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig, oci::Runtimes};
 use atoll_server::{RealWorld, ServerConfig, Tls, World};
 use std::{
     env, fs, io,
@@ -54,6 +54,7 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
         storage: args.storage.into(),
         disk: args.disk_size,
         registries,
+        runtimes: Runtimes::beside(&args.runtime_dir),
         private_egress: args.private_egress,
     });
     let driver = driver.await.map_err(|error| Failure::Wrong(error.to_string()))?;

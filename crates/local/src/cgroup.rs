@@ -106,6 +106,13 @@ impl Cgroups {
         }
     }
 
+    /// Whether the kernel counts swap, so that it can be limited.
+    #[must_use]
+    pub fn limits_swap(&self) -> bool {
+        let file = if self.version() == 1 { "memory.memsw.limit_in_bytes" } else { "memory.swap.max" };
+        self.root("memory").join(&self.parent).join(file).exists()
+    }
+
     /// Makes the group of all our sandboxes, with a limit of processes for all of them together.
     ///
     /// # Errors

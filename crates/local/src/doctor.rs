@@ -10,7 +10,7 @@ use crate::{
     disk::{self, Storage},
     images::RegistryConfig,
     net::{self, State},
-    oci,
+    oci::{self, Runtimes},
 };
 
 /// Overlay on ownership-mapped mounts came with this.
@@ -19,12 +19,12 @@ const LEAST_KERNEL: (u32, u32) = (5, 19);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Every finding, the most basic first.
-pub async fn doctor(data: &Path, registries: &RegistryConfig) -> Vec<Check> {
+pub async fn doctor(data: &Path, registries: &RegistryConfig, runtimes: &Runtimes) -> Vec<Check> {
     let mut checks =
         vec![root(), kernel(), user_namespaces(), filesystem("overlay", "overlayfs"), cgroups(), io_limits()];
     checks.push(storage(data));
     checks.extend(net::doctor().into_iter().map(network));
-    checks.extend([disk(data), tool("mmdebstrap", "mmdebstrap"), runtimes()]);
+    checks.extend([disk(data), tool("mmdebstrap", "mmdebstrap"), oci_runtimes(runtimes)]);
     checks.push(registry(registries).await);
     checks
 }
@@ -135,13 +135,19 @@ fn storage(data: &Path) -> Check {
     check("storage", CheckStatus::Warn, detail, Some(mend))
 }
 
-fn runtimes() -> Check {
-    let installed = oci::installed();
-    if installed.is_empty() {
+fn oci_runtimes(runtimes: &Runtimes) -> Check {
+    let found = runtimes.installed();
+    if found.is_empty() {
         let detail = "none beside our own launcher, which needs none";
         return check("OCI runtimes", CheckStatus::Ok, detail, None);
     }
-    check("OCI runtimes", CheckStatus::Ok, installed.join(", "), None)
+    let refused: Vec<_> = found.iter().filter_map(|it| Some(it.options().err()?.to_string())).collect();
+    if !refused.is_empty() {
+        let mend = "templates that name it are refused; install a newer one, or none";
+        return check("OCI runtimes", CheckStatus::Warn, refused.join("; "), Some(mend));
+    }
+    let programs: Vec<_> = found.iter().map(|it| it.program.display().to_string()).collect();
+    check("OCI runtimes", CheckStatus::Ok, programs.join(", "), None)
 }
 
 fn network(finding: net::Finding) -> Check {

@@ -9,7 +9,7 @@ mod host;
 pub mod images;
 pub mod launcher;
 pub mod net;
-mod oci;
+pub mod oci;
 mod process;
 mod record;
 

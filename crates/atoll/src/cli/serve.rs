@@ -3,7 +3,7 @@
 use atoll_core::quantity::Bytes;
 use atoll_local::StorageKind;
 use clap::{Args, ValueEnum};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::config;
 
@@ -57,6 +57,9 @@ pub struct Serve {
     /// Let policies open private address ranges by name
     #[arg(long)]
     pub private_egress: bool,
+    /// Directory to look for OCI runtimes in, before the usual ones; repeatable
+    #[arg(long, value_parser = absolute, value_name = "DIR")]
+    pub runtime_dir: Vec<PathBuf>,
     /// Show /metrics without a key
     #[arg(long)]
     pub metrics_public: bool,
@@ -66,6 +69,10 @@ pub struct Serve {
     /// Where images come from.
     #[command(flatten)]
     pub registries: Registries,
+}
+
+fn absolute(text: &str) -> io::Result<PathBuf> {
+    std::path::absolute(text)
 }
 
 fn size(text: &str) -> Result<Bytes, String> {

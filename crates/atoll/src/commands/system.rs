@@ -1,6 +1,7 @@
 //! `doctor`, `version` and `destroy`: the server and its machine.
 
 use atoll_client::api::Check;
+use atoll_local::oci::Runtimes;
 use std::path::Path;
 
 use super::{Context, word};
@@ -50,7 +51,8 @@ fn row(check: &Check) -> Vec<String> {
 /// The driver's findings, in the words of the API.
 async fn here(data: &Path, registries: &Registries) -> Result<Vec<Check>, Failure> {
     // Asking a registry needs a TLS provider; the client has chosen one already.
-    let found = atoll_local::doctor::doctor(data, &serve::registries(registries)?).await;
+    let found =
+        atoll_local::doctor::doctor(data, &serve::registries(registries)?, &Runtimes::default()).await;
     let check = |check: atoll_core::driver::Check| Check {
         name: check.name,
         status: word(&check.status),

@@ -42,6 +42,7 @@ use crate::{
     host::{self, Host, HostError, SLOTS},
     images::{ImageError, ImageStore, RegistryConfig},
     net::{Addresses, NetError, Router, dns::Forwarder},
+    oci::Runtimes,
     record::{Record, Records},
 };
 
@@ -65,6 +66,8 @@ pub struct LocalConfig {
     pub disk: Option<Bytes>,
     /// Where images come from.
     pub registries: RegistryConfig,
+    /// Where OCI runtimes are looked for.
+    pub runtimes: Runtimes,
     /// Whether policies may open private address ranges by name.
     pub private_egress: bool,
 }

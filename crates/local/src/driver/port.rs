@@ -130,8 +130,8 @@ impl Driver for LocalDriver {
     }
 
     async fn doctor(&self) -> Vec<Check> {
-        let (data, registries) = (self.inner.config.data.clone(), self.inner.config.registries.clone());
-        crate::doctor::doctor(&data, &registries).await
+        let config = &self.inner.config;
+        crate::doctor::doctor(&config.data, &config.registries, &config.runtimes).await
     }
 }
 

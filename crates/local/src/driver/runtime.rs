@@ -15,10 +15,10 @@ use std::{
 use atoll_core::driver::{AgentSigner, BoxStream, DriverError};
 use atoll_proto::sign::RequestSigner;
 
-use super::{Inner, agent, internal};
+use super::{Inner, agent, blocking, internal};
 use crate::{
     net::connect_in,
-    oci::{self, AGENT_PORT, RuntimeError, Through, command::Cli},
+    oci::{AGENT_PORT, RuntimeError, Through, command::Cli},
     record::Record,
 };
 
@@ -27,25 +27,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// Refuses a runtime that cannot be used here.
-    pub(super) fn check_runtime(name: Option<&str>) -> Result<(), DriverError> {
-        name.map_or(Ok(()), |name| oci::find(name).map(drop).map_err(refused))
+    pub(super) async fn check_runtime(&self, name: Option<&str>) -> Result<(), DriverError> {
+        let Some(name) = name else { return Ok(()) };
+        let runtime = self.config.runtimes.find(name).map_err(refused)?;
+        blocking(move || runtime.options().map(drop).map_err(refused)).await
     }
 
     /// How the sandbox is started, when not by our own launcher.
     pub(super) fn through(&self, record: &Record) -> Result<Option<Through>, DriverError> {
         let spec = &record.sandbox.spec;
         let Some(name) = &spec.runtime else { return Ok(None) };
-        let runtime = oci::find(name).map_err(refused)?;
+        let runtime = self.config.runtimes.find(name).map_err(refused)?;
         let state = self.runtime_state(name);
         fs::create_dir_all(&state).map_err(internal)?;
         fs::create_dir_all(self.bundles()).map_err(internal)?;
         Ok(Some(Through {
+            options: runtime.options().map_err(refused)?,
             program: runtime.program,
             kind: runtime.kind,
             state,
             workplace: self.bundles(),
             cgroup: format!("/{}/{}", self.host.cgroup(), spec.id),
             unified: self.cgroups.version() == 2,
+            swap: self.cgroups.limits_swap(),
             limits: spec.limits,
             io_devices: self.io_devices(&spec.limits.io)?,
             public_key: self.key.public_key_hex(),
@@ -66,9 +70,9 @@ impl Inner {
         let spec = &record.sandbox.spec;
         let Some(name) = &spec.runtime else { return Ok(()) };
         let state = self.runtime_state(name);
-        match oci::find(name) {
+        match self.config.runtimes.find(name) {
             Ok(runtime) => {
-                let cli = Cli { program: &runtime.program, kind: runtime.kind, state: &state };
+                let cli = Cli { program: &runtime.program, options: &[], state: &state };
                 cli.delete(spec.id.as_str()).map_err(internal)
             }
             // Its processes end by their control group; what it remembered goes here, should it come back.

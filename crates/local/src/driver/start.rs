@@ -35,7 +35,7 @@ const LOG_CAP: u64 = 16 << 20;
 impl Inner {
     /// Records a new sandbox. From then on it exists.
     pub(super) async fn record_new(self: &Arc<Self>, sandbox: Sandbox) -> Result<Arc<Entry>, DriverError> {
-        self.check(&sandbox)?;
+        self.check(&sandbox).await?;
         let full = || {
             DriverError::Exhausted(format!("this machine has all of its {} sandboxes", super::SLOTS.len()))
         };
@@ -58,10 +58,10 @@ impl Inner {
     }
 
     /// What can be refused before anything is recorded.
-    fn check(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
+    async fn check(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
         self.check_network(&sandbox.spec.network)?;
         self.io_devices(&sandbox.spec.limits.io)?;
-        Self::check_runtime(sandbox.spec.runtime.as_deref())
+        self.check_runtime(sandbox.spec.runtime.as_deref()).await
     }
 
     /// The devices that a sandbox's I/O is limited on. None without limits: nothing is looked for then.

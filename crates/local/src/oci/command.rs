@@ -1,21 +1,22 @@
 //! The command line that the OCI runtimes share. It must not decide when to use it.
 
 use serde::Deserialize;
+use serde_json::Deserializer;
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use super::{Kind, PROGRAMS, RuntimeError};
+use super::{PROGRAMS, RuntimeError};
 
 /// A runtime and where it keeps its state.
 #[derive(Clone, Debug)]
 pub struct Cli<'a> {
     /// Its program.
     pub program: &'a Path,
-    /// What it isolates with.
-    pub kind: Kind,
+    /// Options of its own, see [`super::Runtime::options`].
+    pub options: &'a [String],
     /// Its state directory.
     pub state: &'a Path,
 }
@@ -29,7 +30,7 @@ impl Cli<'_> {
     pub fn create(&self, id: &str, output: File) -> Result<i32, RuntimeError> {
         let action = "create";
         let failed = |source| RuntimeError::Run { program: self.program.to_owned(), action, source };
-        let mut command = self.command(Path::new("log"))?;
+        let mut command = self.command(Path::new("log"));
         command.args([action, "--bundle", ".", "--pid-file", "pid", id]).stdout(output);
         self.run(action, command, Path::new("log"))?;
         let pid = fs::read_to_string("pid").map_err(failed)?;
@@ -41,7 +42,7 @@ impl Cli<'_> {
     /// # Errors
     /// As for [`Cli::create`].
     pub fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        let mut command = self.command(Path::new("log"))?;
+        let mut command = self.command(Path::new("log"));
         command.args(["start", id]);
         self.run("start", command, Path::new("log"))
     }
@@ -55,7 +56,7 @@ impl Cli<'_> {
             return Ok(());
         }
         let log = self.state.join(format!("{id}.log"));
-        let mut command = self.command(&log)?;
+        let mut command = self.command(&log);
         command.args(["delete", "--force", id]);
         let done = self.run("delete", command, &log);
         let _ = fs::remove_file(log);
@@ -63,32 +64,13 @@ impl Cli<'_> {
     }
 
     /// The runtime with the options that come before an action.
-    fn command(&self, log: &Path) -> Result<Command, RuntimeError> {
+    fn command(&self, log: &Path) -> Command {
         let mut command = Command::new(self.program);
         command.env_clear().env("PATH", PROGRAMS.join(":"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.arg("--root").arg(self.state).arg("--log").arg(log).args(["--log-format", "json"]);
-        if self.kind == Kind::Gvisor {
-            command.args(self.gvisor_options()?);
-        }
-        Ok(command)
-    }
-
-    /// Files are to be written through to the root, which older versions always do, and the network is the one of the
-    /// sandbox's own namespace, so that its walls and its loopback are those of every other sandbox.
-    fn gvisor_options(&self) -> Result<Vec<&'static str>, RuntimeError> {
-        let asked = Command::new(self.program).arg("flags").env_clear().stdin(Stdio::null()).output();
-        let known = asked.map_err(|source| RuntimeError::Run {
-            program: self.program.to_owned(),
-            action: "flags",
-            source,
-        })?;
-        let mut options = vec!["--network=host"];
-        let text = [known.stdout, known.stderr].concat();
-        if String::from_utf8_lossy(&text).contains("-overlay2") {
-            options.push("--overlay2=none");
-        }
-        Ok(options)
+        command.args(self.options);
+        command
     }
 
     fn run(&self, action: &'static str, mut command: Command, log: &Path) -> Result<(), RuntimeError> {
@@ -99,21 +81,27 @@ impl Cli<'_> {
             return Ok(());
         }
         let text = fs::read_to_string(log).unwrap_or_default();
-        let told = last_error(&text).unwrap_or_else(|| status.to_string());
+        let told = errors(&text);
+        let told = if told.is_empty() { status.to_string() } else { told };
         Err(RuntimeError::Refused { program: program(), action, told })
     }
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct Entry {
     level: String,
+    #[serde(alias = "message")]
     msg: String,
 }
 
-/// The last thing that a runtime's log calls an error; lines in another form are not understood.
-fn last_error(log: &str) -> Option<String> {
-    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines.rfind(|line| ["error", "fatal", "panic"].contains(&line.level.as_str())).map(|line| line.msg)
+/// What a runtime's log calls an error, in its order; some write several to a line, each the cause of the next. What is in
+/// another form is not understood.
+fn errors(log: &str) -> String {
+    let entries = log.lines().flat_map(|line| Deserializer::from_str(line).into_iter::<Entry>().flatten());
+    let is_error =
+        |entry: &Entry| ["error", "fatal", "panic"].iter().any(|it| entry.level.eq_ignore_ascii_case(it));
+    let errors = entries.filter(is_error);
+    errors.map(|entry| entry.msg).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -121,14 +109,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_error_is_what_a_runtime_says() {
+    fn errors_are_what_a_runtime_says() {
         let log = r#"{"level":"warning","msg":"a","time":"t"}
-{"level":"error","msg":"b","time":"t"}
+{"level":"error","msg":"b","time":"t"}{"level":"error","msg":"c","time":"t"}
 not json
-{"msg":"exit status 1: c","level":"error","time":"t"}
-{"level":"info","msg":"d","time":"t"}
+{"message":"exit status 1: d","level":"ERROR","timestamp":"t"}
+{"level":"info","msg":"e","time":"t"}
 "#;
-        assert_eq!(last_error(log).as_deref(), Some("exit status 1: c"));
-        assert_eq!(last_error(""), None);
+        assert_eq!(errors(log), "b; c; exit status 1: d");
+        assert_eq!(errors(""), "");
     }
 }

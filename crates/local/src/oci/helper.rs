@@ -40,7 +40,7 @@ pub fn serve(launch: &Launch, through: &Through) -> Step<i32> {
     fill_content(launch, &agent)?;
     let joined = Joined { user: user.as_ref().map(path_of), network: ready_network(launch, through)? };
     write_config(launch, through, joined)?;
-    let cli = Cli { program: &through.program, kind: through.kind, state: &through.state };
+    let cli = Cli { program: &through.program, options: &through.options, state: &through.state };
     let first = cli.create(&launch.hostname, log).during("make the container")?;
     go_on(launch, through, &cli, first).inspect_err(|_| {
         // The failure that led here is the one to be told.

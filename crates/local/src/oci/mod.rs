@@ -8,7 +8,8 @@ pub mod spec;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
+    process::{Command, Stdio},
 };
 
 use atoll_core::sandbox::Limits;
@@ -36,6 +37,11 @@ pub enum Kind {
 const KNOWN: [(&str, Kind); 4] =
     [("runc", Kind::Host), ("crun", Kind::Host), ("youki", Kind::Host), ("runsc", Kind::Gvisor)];
 
+/// How gVisor is told to be like the others, where it knows the flag: the network is the one of the sandbox's own
+/// namespace, so that its walls and its loopback are those of every other sandbox; files are written through to the root;
+/// sudo works unless `noNewPrivileges` forbids it.
+const GVISOR: [(&str, &str); 3] = [("network", "host"), ("overlay2", "none"), ("allow-suid", "true")];
+
 /// A runtime that is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
@@ -43,6 +49,34 @@ pub struct Runtime {
     pub program: PathBuf,
     /// What it isolates with.
     pub kind: Kind,
+}
+
+impl Runtime {
+    /// The options that it needs besides those that all take. gVisor is asked what it knows, for some ten milliseconds.
+    ///
+    /// # Errors
+    /// When it is too old.
+    pub fn options(&self) -> Result<Vec<String>, RuntimeError> {
+        if self.kind != Kind::Gvisor {
+            return Ok(Vec::new());
+        }
+        let program = || self.program.clone();
+        let asked = Command::new(&self.program).arg("flags").env_clear().stdin(Stdio::null()).output();
+        let told =
+            asked.map_err(|source| RuntimeError::Run { program: program(), action: "flags", source })?;
+        let text = [told.stdout, told.stderr].concat();
+        gvisor_options(&String::from_utf8_lossy(&text))
+            .ok_or_else(|| RuntimeError::Old { program: program() })
+    }
+}
+
+/// What a gVisor with these flags is given, unless it is too old.
+fn gvisor_options(known: &str) -> Option<Vec<String>> {
+    if !known.contains("systrap") {
+        return None;
+    }
+    let all = GVISOR.iter().filter(|(flag, _)| known.contains(&format!("  -{flag}")));
+    Some(all.map(|(flag, value)| format!("--{flag}={value}")).collect())
 }
 
 /// Why a runtime cannot be used, or what it refused.
@@ -67,10 +101,22 @@ pub enum RuntimeError {
         name: String,
     },
     /// Not there.
-    #[error("runtime {name:?} is not installed: no program of that name in {}", PROGRAMS.join(":"))]
+    #[error("runtime {name:?} is not installed: no program of that name in {places}")]
     Missing {
         /// What was asked for.
         name: String,
+        /// Where it was looked for.
+        places: String,
+    },
+    /// A gVisor that cannot run today's programs.
+    #[error(
+        "{program} is too old: it has no platform systrap, as gVisor has since 2023, and fails calls that today's programs \
+         need; install a newer one",
+        program = program.display()
+    )]
+    Old {
+        /// Which.
+        program: PathBuf,
     },
     /// It could not be run.
     #[error("{program} {action}: {source}", program = program.display())]
@@ -114,26 +160,51 @@ fn kind(name: &str) -> Result<Kind, RuntimeError> {
     known.map(|(_, kind)| *kind).ok_or_else(|| RuntimeError::Unknown { name: name.to_owned() })
 }
 
-/// The program of that name, if one is installed.
+/// The program of that name in the usual places, if one is installed.
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
-    PROGRAMS.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
+    Runtimes::default().program(name)
 }
 
-/// The runtime of that name.
-///
-/// # Errors
-/// When it is not one, or not installed.
-pub fn find(name: &str) -> Result<Runtime, RuntimeError> {
-    let kind = kind(name)?;
-    let program = program(name).ok_or_else(|| RuntimeError::Missing { name: name.to_owned() })?;
-    Ok(Runtime { program, kind })
+/// Where runtimes are looked for: what the administrator names first, then [`PROGRAMS`].
+#[derive(Clone, Debug)]
+pub struct Runtimes(Vec<PathBuf>);
+
+impl Default for Runtimes {
+    fn default() -> Self {
+        Self::beside(&[])
+    }
 }
 
-/// The runtimes that are installed, by their usual names.
-#[must_use]
-pub fn installed() -> Vec<&'static str> {
-    KNOWN.iter().map(|(name, _)| *name).filter(|name| program(name).is_some()).collect()
+impl Runtimes {
+    /// Looks in these directories before the usual ones. Absolute paths.
+    #[must_use]
+    pub fn beside(first: &[PathBuf]) -> Self {
+        Self(first.iter().cloned().chain(PROGRAMS.map(PathBuf::from)).collect())
+    }
+
+    /// The program of that name, if one is installed.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        self.0.iter().map(|directory| directory.join(name)).find(|path| path.is_file())
+    }
+
+    /// The runtime of that name.
+    ///
+    /// # Errors
+    /// When it is not one, or not installed.
+    pub fn find(&self, name: &str) -> Result<Runtime, RuntimeError> {
+        let kind = kind(name)?;
+        let places = || self.0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(":");
+        let missing = || RuntimeError::Missing { name: name.to_owned(), places: places() };
+        Ok(Runtime { program: self.program(name).ok_or_else(missing)?, kind })
+    }
+
+    /// The runtimes that are installed under their usual names.
+    #[must_use]
+    pub fn installed(&self) -> Vec<Runtime> {
+        KNOWN.iter().filter_map(|(name, _)| self.find(name).ok()).collect()
+    }
 }
 
 /// How a sandbox is started through a runtime; the rest of the order is as for our own launcher.
@@ -143,6 +214,8 @@ pub struct Through {
     pub program: PathBuf,
     /// What it isolates with.
     pub kind: Kind,
+    /// Options of its own.
+    pub options: Vec<String>,
     /// Where it keeps its own state.
     pub state: PathBuf,
     /// Where the helper is, with the bundle: see [`crate::launcher::Cell::prepare`]. Every uid may reach it.
@@ -151,6 +224,8 @@ pub struct Through {
     pub cgroup: String,
     /// Whether control groups are of version 2.
     pub unified: bool,
+    /// Whether they can limit swap.
+    pub swap: bool,
     /// What the sandbox may use.
     pub limits: Limits,
     /// The devices that its I/O is limited on, when it is.
@@ -184,10 +259,21 @@ mod tests {
 
     #[test]
     fn one_that_is_not_there_is_named_with_where_it_was_looked_for() {
-        let refused = find("runc-that-nobody-has").unwrap_err().to_string();
+        let places = Runtimes::beside(&["/opt/runtimes".into()]);
+        let refused = places.find("runc-that-nobody-has").unwrap_err().to_string();
         assert!(
-            refused.contains("runc-that-nobody-has") && refused.contains("/usr/local/sbin:"),
+            refused.contains("runc-that-nobody-has") && refused.contains("/opt/runtimes:/usr/local/sbin:"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn gvisor_is_given_the_flags_that_it_knows_and_refused_when_it_is_too_old() {
+        let new =
+            "  -allow-suid\n  -network value\n  -overlay2 value\n  -platform string\n    \tsystrap, ptrace";
+        assert_eq!(gvisor_options(new).unwrap(), ["--network=host", "--overlay2=none", "--allow-suid=true"]);
+        let older = "  -network value\n  -platform string\n    \tsystrap, ptrace";
+        assert_eq!(gvisor_options(older).unwrap(), ["--network=host"]);
+        assert_eq!(gvisor_options("  -network value\n  -platform string\n    \tptrace, kvm"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! A sandbox as an OCI runtime configuration: the same walls as our own launcher's, from the same lists. Pure but for the
-//! limits of this process, which a sandbox cannot exceed.
+//! A sandbox as an OCI runtime configuration: the same walls as our own launcher's, from the same lists. It looks at
+//! the new root, and changes nothing.
 
 use atoll_core::io::IoLimits;
 use oci_spec::{
@@ -14,9 +14,9 @@ use oci_spec::{
         PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     },
 };
-use std::{ffi::CStr, path::PathBuf};
+use std::{ffi::CStr, fs, path::PathBuf};
 
-use super::{AGENT_PORT, Through};
+use super::{AGENT_PORT, Kind, Through};
 use crate::cgroup::throttle::Device;
 use crate::launcher::{
     Launch, UIDS_PER_SANDBOX, mounts,
@@ -26,6 +26,7 @@ use crate::launcher::{
 
 /// Where the agent and what it is told are inside a sandbox: a read-only mount of their own.
 pub const INSIDE: &str = "/.atoll";
+const AGENT: &str = "/.atoll/agent";
 /// Period of the CPU quota in microseconds; the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 const VERSION: &str = "1.0.2";
@@ -54,11 +55,16 @@ pub fn spec(
     SpecBuilder::default()
         .version(VERSION)
         .hostname(&launch.hostname)
-        .root(RootBuilder::default().path(mounts::ROOT).readonly(false).build()?)
+        .root(RootBuilder::default().path(root(through)).readonly(false).build()?)
         .process(process(launch, through, limits)?)
         .mounts(all_mounts(through, inside)?)
         .linux(linux(launch, through, joined)?)
         .build()
+}
+
+/// By its whole path: gVisor takes no other.
+fn root(through: &Through) -> PathBuf {
+    through.workplace.join(mounts::ROOT)
 }
 
 fn process(launch: &Launch, through: &Through, limits: &[ResourceLimit]) -> Result<Process, OciSpecError> {
@@ -72,31 +78,37 @@ fn process(launch: &Launch, through: &Through, limits: &[ResourceLimit]) -> Resu
         .inheritable(none.clone())
         .ambient(none)
         .build()?;
-    let limits = limits.iter().map(resource_limit).collect::<Result<Vec<_>, _>>()?;
-    ProcessBuilder::default()
+    let mut limits = limits.iter().map(resource_limit).collect::<Result<Vec<_>, _>>()?;
+    if through.kind == Kind::Gvisor {
+        limits.push(resource_limit(&(libc::RLIMIT_NPROC, through.limits.pids, through.limits.pids))?);
+    }
+    let mut process = ProcessBuilder::default()
         .terminal(false)
         .cwd("/")
         .args(arguments(through))
         .env(vec![PATH.to_owned()])
         .capabilities(capabilities)
         .rlimits(limits)
-        .no_new_privileges(!launch.sudo)
-        .build()
+        .build()?;
+    // Left out where it is not wanted: youki takes `false` for a filter that it must load without any privilege.
+    process.set_no_new_privileges((!launch.sudo).then_some(true));
+    Ok(process)
 }
 
 /// The agent's command line. Its standard output is the log: the runtimes pass it on as the file that it is, where a
 /// mounted one could be filled by anybody inside.
 fn arguments(through: &Through) -> Vec<String> {
     let listen = format!("127.0.0.1:{AGENT_PORT}");
-    let (agent, config) = (format!("{INSIDE}/agent"), format!("{INSIDE}/config.json"));
+    let config = format!("{INSIDE}/config.json");
     let words =
         ["--config", &config, "--listen-tcp", &listen, "--public-key", &through.public_key, "--log-fd", "1"];
-    std::iter::once(agent.as_str()).chain(words).map(str::to_owned).collect()
+    std::iter::once(AGENT).chain(words).map(str::to_owned).collect()
 }
 
 fn resource_limit(limit: &ResourceLimit) -> Result<PosixRlimit, OciSpecError> {
     let typ = match limit.0 {
         libc::RLIMIT_CORE => PosixRlimitType::RlimitCore,
+        libc::RLIMIT_NPROC => PosixRlimitType::RlimitNproc,
         _ => PosixRlimitType::RlimitNofile,
     };
     PosixRlimitBuilder::default().typ(typ).soft(limit.1).hard(limit.2).build()
@@ -117,7 +129,16 @@ fn all_mounts(through: &Through, inside: PathBuf) -> Result<Vec<Mount>, OciSpecE
     if through.unified {
         all.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &quiet_read_only)?);
     }
+    if through.kind == Kind::Gvisor
+        && fs::symlink_metadata(root(through).join("tmp")).is_ok_and(|tmp| tmp.is_dir())
+    {
+        // It would put memory on an empty one, which neither counts as disk nor outlives a stop.
+        all.push(mount("/tmp", "bind", root(through).join("tmp"), &["bind", "rw", "nosuid", "nodev"])?);
+    }
+    // The agent's own mount is below the other; not every crun takes it along.
+    let agent = inside.join("agent");
     all.push(mount(INSIDE, "bind", inside, &["rbind", "ro", "nosuid", "nodev"])?);
+    all.push(mount(AGENT, "bind", agent, &["bind", "ro", "nosuid", "nodev"])?);
     Ok(all)
 }
 
@@ -167,11 +188,16 @@ fn resources(through: &Through) -> Result<LinuxResources, OciSpecError> {
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let limits = &through.limits;
     let quota = signed(limits.cpu.0 * CPU_PERIOD_US / 1000);
+    let mut memory = LinuxMemoryBuilder::default().limit(signed(limits.memory.0));
+    if through.swap {
+        // Of memory and swap together: none beside the memory.
+        memory = memory.swap(signed(limits.memory.0));
+    }
     let resources = LinuxResourcesBuilder::default()
         .devices([LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?])
-        .memory(LinuxMemoryBuilder::default().limit(signed(limits.memory.0)).build()?)
+        .memory(memory.build()?)
         .cpu(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?)
-        .pids(LinuxPidsBuilder::default().limit(signed(limits.pids)).build()?);
+        .pids(LinuxPidsBuilder::default().limit(signed(host_pids(through))).build()?);
     match through.io_devices.is_empty() {
         true => resources.build(),
         false => resources.block_io(block_io(&limits.io, &through.io_devices)?).build(),
@@ -199,6 +225,15 @@ fn block_io(limits: &IoLimits, devices: &[Device]) -> Result<LinuxBlockIo, OciSp
         throttles = throttles.throttle_write_iops_device(on_each(rate)?);
     }
     throttles.build()
+}
+
+/// gVisor's own kernel holds each user inside to the limit. For each process inside it keeps two or three outside, and some
+/// dozens for itself; it ends with the sandbox when it cannot have one, so the outer limit is only the last wall.
+fn host_pids(through: &Through) -> u64 {
+    match through.kind {
+        Kind::Host => through.limits.pids,
+        Kind::Gvisor => through.limits.pids * 4 + 256,
+    }
 }
 
 /// The launcher's filter in the runtimes' words.
