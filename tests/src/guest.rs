@@ -24,7 +24,8 @@ const MODULES: [&str; 8] =
     ["arch", "crypto", "lib", "net", "fs/btrfs", "fs/overlayfs", "drivers/block", "drivers/net"];
 
 /// What the machine runs besides busybox and the binary under test, and where it is looked for.
-const PROGRAMS: [&str; 7] = ["nft", "ip", "losetup", "mount", "umount", "mkfs.btrfs", "docker-registry"];
+const PROGRAMS: [&str; 8] =
+    ["nft", "ip", "losetup", "mount", "umount", "mkfs.btrfs", "docker-registry", "crun"];
 const PLACES: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Certificates that a client wants to see, though the guest's registry has none.

@@ -1,4 +1,5 @@
-//! The main job and its limits where the kernel is older and has control groups v2 only, in a small machine of its own.
+//! The main job and its limits where the kernel is older and has control groups v2 only, in a small machine of its own: with
+//! our own launcher, and with the OCI runtime crun, which runs nowhere else.
 
 use anyhow::{Result, bail, ensure};
 use atoll_tests::{Run, guest, story};

@@ -74,12 +74,10 @@ async fn usable(server: &Server, runtime: &str) -> Result<()> {
     match make(server, runtime, CreateSandbox::default()).await {
         Ok(sandbox) => server.delete(&sandbox.id).await,
         Err(error) => {
-            let told = format!("{error:#}");
+            let told = format!("{error:#} {}", server.log_end());
             server.clear().await?;
-            if CANNOT_RUN_HERE.iter().any(|words| told.contains(words)) {
-                return Err(Skip(told).into());
-            }
-            Err(error)
+            let words = CANNOT_RUN_HERE.iter().find(|words| told.contains(**words));
+            Err(words.map_or(error, |words| Skip(format!("{runtime} says: {words}")).into()))
         }
     }
 }
