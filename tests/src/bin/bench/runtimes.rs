@@ -54,7 +54,12 @@ struct Bundle<'a> {
 impl Bundle<'_> {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.runtime);
-        command.arg("--root").arg(self.dir.join("state")).args(args).stdin(Stdio::null());
+        command.arg("--root").arg(self.dir.join("state")).stdin(Stdio::null());
+        if self.runtime == "runsc" {
+            // It refuses the host's network, which the bundle does not ask for either.
+            command.arg("--network=none");
+        }
+        command.args(args);
         command
     }
 
