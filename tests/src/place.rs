@@ -22,8 +22,10 @@ const SOURCES: [&str; 2] = ["images/base/recipe.toml", "crates/local/src/images/
 /// A server's directory. Goes when dropped.
 #[derive(Debug)]
 pub struct Place {
-    // Goes before the disk that it lies on.
+    // Each goes before what it lies on.
+    bind: Option<Bind>,
     dir: TempDir,
+    files: Option<Box<Place>>,
     disk: Option<Arc<Disk>>,
 }
 
@@ -33,7 +35,11 @@ impl Place {
     /// # Errors
     /// It cannot be made.
     pub fn bare() -> Result<Self> {
-        Ok(Self { dir: tempfile::Builder::new().prefix("atoll-").tempdir_in(scratch())?, disk: None })
+        Ok(Self::of(tempfile::Builder::new().prefix("atoll-").tempdir_in(scratch())?, None))
+    }
+
+    fn of(dir: TempDir, disk: Option<Arc<Disk>>) -> Self {
+        Self { bind: None, dir, files: None, disk }
     }
 
     /// An empty directory that no block device holds.
@@ -41,7 +47,7 @@ impl Place {
     /// # Errors
     /// It cannot be made.
     pub fn in_memory() -> Result<Self> {
-        Ok(Self { dir: tempfile::Builder::new().prefix("atoll-").tempdir_in("/dev/shm")?, disk: None })
+        Ok(Self::of(tempfile::Builder::new().prefix("atoll-").tempdir_in("/dev/shm")?, None))
     }
 
     /// A directory with the images that are kept.
@@ -59,7 +65,22 @@ impl Place {
         } else {
             subvolume(&["create"], &[&images])?;
         }
-        Ok(Self { dir, disk: Some(disk) })
+        Ok(Self::of(dir, Some(disk)))
+    }
+
+    /// As a machine has it where a server made its own disk: records on whatever file system there is, images and
+    /// sandboxes' files on a btrfs in a file.
+    ///
+    /// # Errors
+    /// The harness's disk cannot be made or mounted.
+    pub fn as_installed() -> Result<Self> {
+        let (mut place, files) = (Self::bare()?, Self::with_images()?);
+        let target = place.path().join("disk");
+        fs::create_dir(&target)?;
+        tool(Command::new("mount").arg("--bind").arg(files.path().join("disk")).arg(&target))?;
+        place.bind = Some(Bind(target));
+        place.files = Some(Box::new(files));
+        Ok(place)
     }
 
     /// A directory with a copy of the images that are kept, on whatever file system there is.
@@ -87,6 +108,9 @@ impl Place {
     /// # Errors
     /// The directory is a bare one, or btrfs refuses.
     pub fn keep_images(&self) -> Result<()> {
+        if let Some(files) = &self.files {
+            return files.keep_images();
+        }
         let disk = self.disk.as_ref().context("a bare directory keeps nothing")?;
         subvolume(&["snapshot"], &[&self.dir.path().join("disk/images"), &disk.kept()])
     }
@@ -95,6 +119,16 @@ impl Place {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+}
+
+/// A bind mount. Goes when dropped.
+#[derive(Debug)]
+struct Bind(PathBuf);
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        let _ = tool(Command::new("umount").arg(&self.0));
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Options {
     /// Without btrfs, on whatever file system the machine has. Sandboxes then take their whole disk at once, so they get
     /// small ones.
     pub without_btrfs: bool,
+    /// With records on whatever file system the machine has, as where a server made its own disk.
+    pub as_installed: bool,
     /// More arguments of `atoll serve`.
     pub args: Vec<String>,
     /// More variables of its environment.
@@ -74,7 +76,6 @@ impl Server {
     /// # Errors
     /// It ended, or was not ready in time: with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
-        let before = host::Snapshot::take()?;
         if options.without_btrfs && !options.in_memory && !Place::keeps_images()? {
             Box::pin(Self::start(Options::default())).await?.close().await?;
         }
@@ -82,8 +83,10 @@ impl Server {
             Options { bare: true, .. } => Place::bare()?,
             Options { in_memory: true, .. } => Place::in_memory()?,
             Options { without_btrfs: true, .. } => Place::with_copied_images()?,
+            Options { as_installed: true, .. } => Place::as_installed()?,
             _ => Place::with_images()?,
         };
+        let before = host::Snapshot::take()?;
         let listen = options.listen.map_or_else(free_address, Ok)?;
         let disk = options.without_btrfs.then_some(SMALL_DISK);
         let mut server =

@@ -55,7 +55,7 @@ fn run(size: Size) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut table = Table::default();
     runtime.block_on(async {
-        let server = Server::start(Options::default()).await?;
+        let server = Server::start(Options { as_installed: true, ..Options::default() }).await?;
         ours::measure(&server, size, &mut table).await?;
         files::measure(&server, size, &mut table).await?;
         ours::crowd(&server, size, &mut table).await?;
