@@ -313,10 +313,14 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// A mount point of the owner's own, such as a btrfs for the disk, stays when it is empty.
 fn remove_tree(path: &Path) -> std::io::Result<()> {
+    let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && empty() => Ok(()),
+        Err(error) => Err(std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        Ok(()) => Ok(()),
     }
 }
 
