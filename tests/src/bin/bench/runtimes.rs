@@ -2,18 +2,18 @@
 //! without a filter of system calls, without limits, which is less than ours does.
 
 use anyhow::{Context, Result, ensure};
-use atoll_tests::{scratch, stats::Times};
+use atoll_tests::{cache, scratch, stats::Times};
 use serde_json::{Value, json};
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use crate::{Size, table::Table};
 
-const RUNTIMES: [&str; 3] = ["runc", "crun", "runsc"];
+const RUNTIMES: [&str; 4] = ["runc", "crun", "youki", "runsc"];
 
 /// Measures each that is installed and prints.
 pub fn measure(size: Size, table: &mut Table) -> Result<()> {
@@ -30,10 +30,13 @@ pub fn measure(size: Size, table: &mut Table) -> Result<()> {
 }
 
 fn one(runtime: &str, samples: usize) -> Result<(Times, Times)> {
-    let found = Command::new(runtime).arg("--version").output();
+    // What the tests built comes before what is installed.
+    let built = cache().join("runtimes").join(runtime);
+    let program = if built.exists() { built } else { PathBuf::from(runtime) };
+    let found = Command::new(&program).arg("--version").output();
     ensure!(found.is_ok_and(|output| output.status.success()), "not installed");
     let dir = tempfile::tempdir_in(scratch())?;
-    let bundle = Bundle { runtime, dir: dir.path() };
+    let bundle = Bundle { runtime, program, dir: dir.path() };
     bundle.write(&["/bin/busybox", "echo", "x"])?;
     let mut run = Times::default();
     for number in 0..samples {
@@ -48,12 +51,13 @@ fn one(runtime: &str, samples: usize) -> Result<(Times, Times)> {
 
 struct Bundle<'a> {
     runtime: &'a str,
+    program: PathBuf,
     dir: &'a Path,
 }
 
 impl Bundle<'_> {
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.runtime);
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.dir.join("state")).stdin(Stdio::null());
         if self.runtime == "runsc" {
             // It refuses the host's network, which the bundle does not ask for either.
@@ -70,7 +74,7 @@ impl Bundle<'_> {
         fs::copy("/bin/busybox", bin.join("busybox")).context("busybox is not installed")?;
         let path = self.dir.join("config.json");
         if !path.exists() {
-            checked(Command::new(self.runtime).arg("spec").current_dir(self.dir).output()?)?;
+            checked(Command::new(&self.program).arg("spec").current_dir(self.dir).output()?)?;
         }
         let mut spec: Value = serde_json::from_slice(&fs::read(&path)?)?;
         spec["process"]["args"] = json!(program);
