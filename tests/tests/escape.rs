@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 /// The probe's moves where they must succeed: one that is broken would pass for one that was refused.
 async fn controls(run: &mut Run, server: &Server) -> Result<()> {
-    let thrown_away = "mount -t tmpfs control /tmp && exec python3 - outside";
+    let thrown_away = "cd / && mount -t tmpfs control /tmp && exec python3 - outside";
     let mut outside = std::process::Command::new("unshare")
         .args(["--mount", "--net", "--ipc", "--uts", "sh", "-c", thrown_away])
         .stdin(Stdio::piped())
