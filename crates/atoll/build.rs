@@ -18,10 +18,13 @@ fn main() -> Outcome<()> {
     let out = PathBuf::from(var("OUT_DIR")?);
     println!("cargo::rerun-if-env-changed=ATOLL_AGENT");
     let agent = match env::var_os("ATOLL_AGENT") {
-        Some(path) => PathBuf::from(path),
+        Some(path) => {
+            let path = PathBuf::from(path);
+            println!("cargo::rerun-if-changed={}", path.display());
+            path
+        }
         None => build(&out)?,
     };
-    println!("cargo::rerun-if-changed={}", agent.display());
     let embedded = out.join(BINARY);
     let failed = |error| format!("cannot copy the agent from {}: {error}", agent.display());
     fs::copy(&agent, &embedded).map(drop).map_err(failed)?;

@@ -13,7 +13,10 @@ use std::{
 
 use crate::{Size, table::Table};
 
-const RUNTIMES: [&str; 4] = ["runc", "crun", "youki", "runsc"];
+const RUNTIMES: [&str; 3] = ["runc", "crun", "runsc"];
+
+/// Seconds that one command may take: a runtime that hangs must not keep the table from being printed.
+const PATIENCE: &str = "20";
 
 /// Measures each that is installed and prints.
 pub fn measure(size: Size, table: &mut Table) -> Result<()> {
@@ -57,7 +60,8 @@ struct Bundle<'a> {
 
 impl Bundle<'_> {
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", PATIENCE]).arg(&self.program);
         command.arg("--root").arg(self.dir.join("state")).stdin(Stdio::null());
         if self.runtime == "runsc" {
             // It refuses the host's network, which the bundle does not ask for either.
