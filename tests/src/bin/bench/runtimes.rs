@@ -58,6 +58,14 @@ struct Bundle<'a> {
     dir: &'a Path,
 }
 
+impl Drop for Bundle<'_> {
+    /// gVisor leaves a network namespace mounted among what it remembers.
+    fn drop(&mut self) {
+        let left = self.dir.join("state/null-netns");
+        let _ = Command::new("umount").arg(left).stderr(Stdio::null()).status();
+    }
+}
+
 impl Bundle<'_> {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
