@@ -34,6 +34,12 @@ pub fn cache() -> PathBuf {
     folder.unwrap_or_else(|| scratch().join("atoll-cache"))
 }
 
+/// Where the OCI runtimes are that `scripts/runtimes.sh` builds.
+#[must_use]
+pub fn built_runtimes() -> PathBuf {
+    cache().join("runtimes")
+}
+
 /// The binary under test: `ATOLL_BIN`, else the one beside this test's own.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use atoll_client::api::{CreateSandbox, ExecRequest, Phase, Sandbox, TemplateSpec};
-use atoll_tests::{Options, Run, Server, Skip, cache, host, server::wait_until, story};
+use atoll_tests::{Options, Run, Server, Skip, built_runtimes, host, server::wait_until, story};
 use serde_json::json;
 use std::{
     fs,
@@ -14,9 +14,6 @@ use std::{
 
 const RUNTIMES: [&str; 4] = ["runc", "crun", "youki", "runsc"];
 
-/// Those that `./test` builds.
-const BUILT: &str = "runtimes";
-
 /// Places that the server looks for runtimes in, besides the built ones.
 const PLACES: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
 
@@ -25,7 +22,7 @@ const CANNOT_RUN_HERE: [&str; 2] = ["cgroups in hybrid mode not supported", "is 
 
 fn main() -> ExitCode {
     story("runtimes", async |run: &mut Run| {
-        let places = cache().join(BUILT).display().to_string();
+        let places = built_runtimes().display().to_string();
         let args = vec!["--runtime-dir".to_owned(), places];
         let mut server = Server::start(Options { args, ..Options::default() }).await?;
         for runtime in RUNTIMES {
@@ -62,7 +59,7 @@ async fn all(run: &mut Run, server: &mut Server, runtime: &str) {
 
 /// Puts the template that names the runtime, and makes a first sandbox of it.
 async fn usable(server: &Server, runtime: &str) -> Result<()> {
-    let built = cache().join(BUILT);
+    let built = built_runtimes();
     let places = PLACES.iter().map(PathBuf::from).chain([built.clone()]);
     if !places.map(|place| place.join(runtime)).any(|program| program.is_file()) {
         let why = fs::read_to_string(built.join(format!("{runtime}.why"))).unwrap_or_default();

@@ -26,28 +26,26 @@ impl fmt::Display for Device {
 
 /// What to write into which file of a group of version 1.
 pub fn v1(limits: &IoLimits, device: Device) -> Vec<(&'static str, String)> {
-    let rate = |rate: Option<atoll_core::quantity::Bytes>| rate.map(|bytes| bytes.0);
-    let all = [
-        ("blkio.throttle.read_bps_device", rate(limits.read_rate)),
-        ("blkio.throttle.write_bps_device", rate(limits.write_rate)),
-        ("blkio.throttle.read_iops_device", limits.read_iops),
-        ("blkio.throttle.write_iops_device", limits.write_iops),
+    let files = [
+        "blkio.throttle.read_bps_device",
+        "blkio.throttle.write_bps_device",
+        "blkio.throttle.read_iops_device",
+        "blkio.throttle.write_iops_device",
     ];
-    let named = all.into_iter().filter_map(|(file, value)| Some((file, format!("{device} {}", value?))));
-    named.collect()
+    set(limits, files).map(|(file, value)| (file, format!("{device} {value}"))).collect()
 }
 
 /// What to write into `io.max` of a group of version 2.
 pub fn v2(limits: &IoLimits, device: Device) -> String {
-    let rate = |rate: Option<atoll_core::quantity::Bytes>| rate.map(|bytes| bytes.0);
-    let all = [
-        ("rbps", rate(limits.read_rate)),
-        ("wbps", rate(limits.write_rate)),
-        ("riops", limits.read_iops),
-        ("wiops", limits.write_iops),
-    ];
-    let named = all.into_iter().filter_map(|(key, value)| Some(format!(" {key}={}", value?)));
-    named.fold(device.to_string(), |line, limit| line + &limit)
+    let keys = ["rbps", "wbps", "riops", "wiops"];
+    set(limits, keys).fold(device.to_string(), |line, (key, value)| format!("{line} {key}={value}"))
+}
+
+/// The limits that are set, by their names in this order: bytes read and written, operations of both.
+fn set(limits: &IoLimits, names: [&'static str; 4]) -> impl Iterator<Item = (&'static str, u64)> {
+    let (read, written) = (limits.read_rate.map(|rate| rate.0), limits.write_rate.map(|rate| rate.0));
+    let values = [read, written, limits.read_iops, limits.write_iops];
+    names.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// The block devices that hold what is at `path`: several, when a btrfs has several. None, when what is there is no

@@ -2,7 +2,7 @@
 //! without a filter of system calls, without limits, which is less than ours does.
 
 use anyhow::{Context, Result, ensure};
-use atoll_tests::{cache, scratch, stats::Times};
+use atoll_tests::{built_runtimes, scratch, stats::Times};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -34,7 +34,7 @@ pub fn measure(size: Size, table: &mut Table) -> Result<()> {
 
 fn one(runtime: &str, samples: usize) -> Result<(Times, Times)> {
     // What the tests built comes before what is installed.
-    let built = cache().join("runtimes").join(runtime);
+    let built = built_runtimes().join(runtime);
     let program = if built.exists() { built } else { PathBuf::from(runtime) };
     let found = Command::new(&program).arg("--version").output();
     ensure!(found.is_ok_and(|output| output.status.success()), "not installed");
