@@ -8,7 +8,7 @@ use atoll_proto::init::AgentConfig;
 
 /// More than this is no configuration.
 const CONFIG_LIMIT: u64 = 1 << 20;
-const USAGE: &str = "usage: atoll-agent (--config-fd N | --config FILE) \
+const USAGE: &str = "usage: atoll-agent (--config-fd N | --config FILE | --config-env NAME) \
                      (--listen-fd N | --listen-tcp ADDRESS --public-key HEX) [--log-fd N]";
 
 /// Why the agent cannot start.
@@ -33,6 +33,8 @@ pub enum Listen {
 enum Config {
     Inherited(RawFd),
     File(String),
+    /// What an environment variable holds, where nothing else can be handed over.
+    Variable(String),
 }
 
 /// The command line, understood.
@@ -55,6 +57,7 @@ impl Arguments {
             match name.as_str() {
                 "--config-fd" => config = Some(Config::Inherited(descriptor(&value)?)),
                 "--config" => config = Some(Config::File(value)),
+                "--config-env" => config = Some(Config::Variable(value)),
                 "--listen-fd" => listen = Some(Listen::Inherited(descriptor(&value)?)),
                 "--listen-tcp" => address = Some(value),
                 "--public-key" => public_key = Some(value),
@@ -75,14 +78,21 @@ impl Arguments {
 
     /// Reads the configuration.
     pub fn config(&self) -> Result<AgentConfig, ArgumentError> {
-        let file = match &self.config {
-            Config::Inherited(fd) => File::from(inherited(*fd).map_err(ArgumentError::Read)?),
-            Config::File(path) => File::open(path).map_err(ArgumentError::Read)?,
+        let text = match &self.config {
+            Config::Inherited(fd) => read(inherited(*fd).map(File::from)),
+            Config::File(path) => read(File::open(path)),
+            Config::Variable(name) => {
+                std::env::var(name).map_err(|why| io::Error::other(format!("{name}: {why}")))
+            }
         };
-        let mut text = String::new();
-        file.take(CONFIG_LIMIT).read_to_string(&mut text).map_err(ArgumentError::Read)?;
-        Ok(serde_json::from_str(&text)?)
+        Ok(serde_json::from_str(&text.map_err(ArgumentError::Read)?)?)
     }
+}
+
+fn read(file: io::Result<File>) -> io::Result<String> {
+    let mut text = String::new();
+    file?.take(CONFIG_LIMIT).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A descriptor; the standard streams are never meant.
@@ -127,6 +137,13 @@ mod tests {
             (remote.config, remote.listen, remote.log),
             (Config::File("/c.json".into()), listen, Some(1))
         );
+    }
+
+    #[test]
+    fn the_configuration_may_stand_in_a_variable() {
+        let config = |name: &str| parse(&format!("--config-env {name} --listen-fd 3")).unwrap().config();
+        assert!(matches!(config("NO_SUCH_VARIABLE"), Err(ArgumentError::Read(_))));
+        assert!(matches!(config("PATH"), Err(ArgumentError::Parse(_))), "there, and no configuration");
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub mod authorities;
 mod logging;
 
 use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig, oci::Runtimes};
-use atoll_server::{RealWorld, ServerConfig, Tls, World};
+use atoll_server::{Ports, RealWorld, ServerConfig, Tls, World};
 use std::{
     env, fs, io,
     net::{IpAddr, SocketAddr},
@@ -66,7 +66,8 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     }
     announce(&args, listener.local_addr().unwrap_or(args.listen));
     let world: Arc<dyn World> = Arc::new(world);
-    let served = atoll_server::serve(config, listener, Arc::new(driver), store, world, stop).await;
+    let ports = Ports { driver: Arc::new(driver), templates: store.clone(), store };
+    let served = atoll_server::serve(config, listener, ports, world, stop).await;
     served.map_err(|error| Failure::Wrong(error.to_string()))
 }
 

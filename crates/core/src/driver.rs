@@ -14,6 +14,7 @@ use crate::{
     phase::Phase,
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    volume::Volumes,
 };
 
 /// A connected stream of bytes to something inside a sandbox.
@@ -143,6 +144,8 @@ impl fmt::Display for Position {
 pub struct ListQuery {
     /// Only this tenant's; `None` is all.
     pub tenant: Option<String>,
+    /// Only this user's; `None` is everybody's.
+    pub owner: Option<String>,
     /// Only those that carry all of these labels.
     pub labels: BTreeMap<String, String>,
     /// Only those in one of these phases; empty is all.
@@ -159,6 +162,7 @@ impl ListQuery {
     pub fn matches(&self, sandbox: &Sandbox) -> bool {
         let spec = &sandbox.spec;
         self.tenant.as_ref().is_none_or(|tenant| *tenant == spec.tenant)
+            && (self.owner.is_none() || self.owner == spec.owner)
             && (self.phases.is_empty() || self.phases.contains(&sandbox.phase))
             && self.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
     }
@@ -304,6 +308,9 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The images it keeps.
     fn images(&self) -> &dyn Images;
+
+    /// The volumes it keeps.
+    fn volumes(&self) -> &dyn Volumes;
 
     /// What is right and wrong with the machine.
     async fn doctor(&self) -> Vec<Check>;

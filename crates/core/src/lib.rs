@@ -10,6 +10,7 @@ pub mod io;
 pub mod key;
 pub mod lifecycle;
 pub mod network;
+pub mod owner;
 pub mod phase;
 pub mod quantity;
 pub mod request;
@@ -18,3 +19,4 @@ pub mod store;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod volume;

@@ -9,9 +9,11 @@ use crate::{
     io::IoSpec,
     lifecycle::later,
     network::NetworkPolicy,
+    owner::check_owner,
     quantity::{Bytes, MilliCpu},
     sandbox::{Limits, Sandbox, SandboxSpec},
     template::{Template, TemplateSpec, check_env},
+    volume::{self, Volume},
 };
 
 /// Most processes and threads of a sandbox that names no number.
@@ -56,6 +58,10 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     /// Replaces the template's policy.
     pub network: Option<NetworkPolicy>,
+    /// The user it is to belong to.
+    pub owner: Option<String>,
+    /// Replaces the template's word on whether its ports are open to everybody.
+    pub public: Option<bool>,
     /// Replaces the template's start command.
     pub start_command: Option<Vec<String>>,
     /// Replaces the template's default user.
@@ -108,7 +114,19 @@ pub fn resolve(
     ask.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
     let limits = limits(&recipe, asked, capacity)?;
     let deadline = deadline(ask.ttl, &recipe, birth.at)?;
-    Ok(Sandbox::new(spec(recipe, template, limits, birth), deadline))
+    let volumes = volumes(&recipe, ask.owner.as_deref())?;
+    let spec = SandboxSpec { owner: ask.owner, volumes, ..spec(recipe, template, limits, birth) };
+    Ok(Sandbox::new(spec, deadline))
+}
+
+/// Volumes are a user's, so a sandbox that has any is one's too.
+fn volumes(recipe: &TemplateSpec, owner: Option<&str>) -> Result<Vec<Volume>, Invalid> {
+    owner.map(|user| check_owner("owner", user)).transpose()?;
+    let volumes = volume::parse(&recipe.volumes)?;
+    if owner.is_none() && !volumes.is_empty() {
+        return Err(Invalid::new("owner", "this template has volumes; name the user whose they are"));
+    }
+    Ok(volumes)
 }
 
 /// Which sizes the caller named itself: those are refused above the capacity, a template's are clamped to it.
@@ -134,6 +152,7 @@ fn merge(recipe: &mut TemplateSpec, ask: &CreateRequest) {
     replace(&mut recipe.user, &ask.user);
     replace(&mut recipe.workdir, &ask.workdir);
     recipe.pids = ask.pids.or(recipe.pids);
+    recipe.public = ask.public.unwrap_or(recipe.public);
     recipe.io = std::mem::take(&mut recipe.io).replaced_by(&ask.io);
     recipe.start_command = ask.start_command.clone().or(recipe.start_command.take());
     recipe.network = ask.network.clone().unwrap_or(std::mem::take(&mut recipe.network));
@@ -225,6 +244,7 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
     SandboxSpec {
         id: birth.id,
         tenant: birth.tenant,
+        owner: None,
         template: template.map(|t| t.name.clone()),
         template_version: template.map(|t| t.version),
         image: recipe.image,
@@ -234,6 +254,8 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
         user: recipe.user,
         workdir: recipe.workdir,
         ports: recipe.ports,
+        volumes: Vec::new(),
+        public: recipe.public,
         network: recipe.network,
         sudo: recipe.sudo.unwrap_or(true),
         runtime: recipe.runtime,
@@ -246,6 +268,7 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::VolumeSpec;
 
     const ROOM: Capacity =
         Capacity { cpu: MilliCpu(2000), memory: Bytes(8 << 30), disk: Bytes(64 << 30), pids: 4096 };
@@ -293,6 +316,23 @@ mod tests {
             let refused = resolved(CreateRequest { ttl: Ttl::Seconds(seconds), ..ask("base") });
             assert_eq!(refused.unwrap_err().field, "ttl", "{seconds}");
         }
+    }
+
+    #[test]
+    fn volumes_need_an_owner() {
+        let home = VolumeSpec { path: "/home/user".into(), size: None };
+        let volumes = BTreeMap::from([("home".to_owned(), home)]);
+        let spec = TemplateSpec { image: "base".into(), volumes, ..TemplateSpec::default() };
+        let template = Template { name: "t".into(), version: 1, spec, created_at: Timestamp::UNIX_EPOCH };
+        let of = |owner: Option<&str>| CreateRequest {
+            owner: owner.map(str::to_owned),
+            ..CreateRequest::default()
+        };
+        let made = |owner| resolve(of(owner), Some(&template), &ROOM, birth());
+        assert_eq!(made(None).unwrap_err().field, "owner");
+        assert_eq!(made(Some("")).unwrap_err().field, "owner");
+        let spec = made(Some("alice")).unwrap().spec;
+        assert_eq!((spec.owner.as_deref(), spec.volumes.len()), (Some("alice"), 1));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{
     phase::Phase,
     quantity::{Bytes, MilliCpu},
     template::LifecyclePolicy,
+    volume::Volume,
 };
 
 /// How many transitions a sandbox remembers.
@@ -24,6 +25,9 @@ pub struct SandboxSpec {
     pub id: SandboxId,
     /// The organisation it belongs to.
     pub tenant: String,
+    /// The user it belongs to, when it belongs to one.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// Template name, when it was made from one.
     pub template: Option<String>,
     /// Version of that template.
@@ -42,6 +46,12 @@ pub struct SandboxSpec {
     pub workdir: Option<String>,
     /// Named ports.
     pub ports: BTreeMap<String, u16>,
+    /// Its owner's volumes that it has.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Whether whoever knows the address of a port may use it, without key or token.
+    #[serde(default)]
+    pub public: bool,
     /// What it may reach.
     pub network: NetworkPolicy,
     /// Whether privileges may be gained through setuid programs.

@@ -59,22 +59,9 @@ pub fn check_text(text: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What a machine or platform remembers. One implementation for each database; all pass the contract suite in `testing`.
-///
-/// What was acknowledged is there after a crash, and seen by every later call. Calls may run at once, from several
-/// processes. Times are kept to the microsecond, names are told apart and sorted byte by byte, and a text with a NUL
-/// character is [`StoreError::Invalid`]. Errors name what is missing as `key ID` and `template NAME`.
+/// The templates of every tenant, wherever they are kept: in the database, or as objects of a cluster.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
-    /// Remembers a key, unless its id or its hash is known: then nothing changes and it [`StoreError::Exists`].
-    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError>;
-    /// The key with this hash, if it is there.
-    async fn key_by_hash(&self, hash: &str) -> Result<Option<ApiKey>, StoreError>;
-    /// All keys, oldest first; with `tenant`, only that tenant's.
-    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError>;
-    /// Forgets a key: it cannot be used from then on.
-    async fn delete_key(&self, id: &str) -> Result<(), StoreError>;
-
+pub trait Templates: Send + Sync + 'static {
     /// Makes the next version of a template, unless its newest version has the same spec: then that one is given back.
     /// Versions count up from 1 without a gap, also when several callers write at once.
     async fn put_template(
@@ -93,6 +80,23 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets a template with all its versions; its name may be used anew, from version 1. Sandboxes carry their own
     /// copy.
     async fn delete_template(&self, tenant: &str, name: &str) -> Result<(), StoreError>;
+}
+
+/// What a machine or platform remembers. One implementation for each database; all pass the contract suite in `testing`.
+///
+/// What was acknowledged is there after a crash, and seen by every later call. Calls may run at once, from several
+/// processes. Times are kept to the microsecond, names are told apart and sorted byte by byte, and a text with a NUL
+/// character is [`StoreError::Invalid`]. Errors name what is missing as `key ID` and `template NAME`.
+#[async_trait]
+pub trait Store: Templates {
+    /// Remembers a key, unless its id or its hash is known: then nothing changes and it [`StoreError::Exists`].
+    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError>;
+    /// The key with this hash, if it is there.
+    async fn key_by_hash(&self, hash: &str) -> Result<Option<ApiKey>, StoreError>;
+    /// All keys, oldest first; with `tenant`, only that tenant's.
+    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError>;
+    /// Forgets a key: it cannot be used from then on.
+    async fn delete_key(&self, id: &str) -> Result<(), StoreError>;
 
     /// Remembers a request, unless one of the same key is known: then that one is given back and nothing changes.
     /// Of several callers at once exactly one gets `None`, which means: do it.

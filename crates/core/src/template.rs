@@ -8,7 +8,9 @@ use crate::{
     id::check_name,
     io::IoSpec,
     network::NetworkPolicy,
+    owner::LONGEST_PORT,
     quantity::{Bytes, MilliCpu},
+    volume::{self, VolumeSpec},
 };
 
 /// A named size. Requests as listed; limits are twice the CPU and memory, clamped to the machine.
@@ -116,6 +118,11 @@ pub struct TemplateSpec {
     /// Named ports, for host names like `alice-vnc`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+    /// Storage of the owner that outlives the sandbox, by name; a sandbox with any needs an owner.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, VolumeSpec>,
+    /// Whether whoever knows the address of a port may use it, without key or token.
+    pub public: bool,
     /// What sandboxes of this template may reach.
     pub network: NetworkPolicy,
     /// Whether `sudo` can work: without it `no_new_privs` is set.
@@ -159,6 +166,7 @@ impl TemplateSpec {
         self.check_sizes()?;
         check_env("env", &self.env)?;
         self.ports.iter().try_for_each(|(name, port)| check_port(name, *port))?;
+        volume::parse(&self.volumes)?;
         self.labels.iter().try_for_each(|(key, value)| crate::id::check_label(key, value))?;
         if self.start_command.as_ref().is_some_and(Vec::is_empty) {
             return Err(Invalid::new("start_command", "must name a program, or be left out"));
@@ -177,11 +185,11 @@ impl TemplateSpec {
 /// A port's name becomes part of a host name, where `-` separates it from the user.
 fn check_port(name: &str, port: u16) -> Result<(), Invalid> {
     check_name("ports", name)?;
-    if name.contains('-') || port == 0 {
-        return Err(Invalid::new(
-            format!("ports.{name}"),
-            "a port's name has no `-` and its number is 1 to 65535",
-        ));
+    if name.contains('-') || name.len() > LONGEST_PORT || port == 0 {
+        let rule = format!(
+            "a port's name has no `-` and at most {LONGEST_PORT} characters; its number is 1 to 65535"
+        );
+        return Err(Invalid::new(format!("ports.{name}"), rule));
     }
     Ok(())
 }
@@ -226,6 +234,10 @@ mod tests {
             ),
             ("env.A=B", TemplateSpec { env: BTreeMap::from([("A=B".into(), String::new())]), ..spec() }),
             ("ports.a-b", TemplateSpec { ports: BTreeMap::from([("a-b".into(), 80)]), ..spec() }),
+            (
+                "ports.vvvvvvvvvvvvvvvvvvvvvvvvv",
+                TemplateSpec { ports: BTreeMap::from([("v".repeat(25), 80)]), ..spec() },
+            ),
             ("start_command", TemplateSpec { start_command: Some(vec![]), ..spec() }),
             ("runtime", TemplateSpec { runtime: Some("../runc".into()), ..spec() }),
         ];

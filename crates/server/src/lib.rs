@@ -12,5 +12,5 @@ mod world;
 
 pub use config::{Limits, ServerConfig, Tls};
 pub use http::openapi;
-pub use listener::{ServeError, serve};
+pub use listener::{Ports, ServeError, serve};
 pub use world::{RealWorld, World, new_secret};

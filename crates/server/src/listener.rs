@@ -1,7 +1,10 @@
 //! The accept loop: connections within a bound, TLS where it is asked for, HTTP/1.1 and HTTP/2 on one port, and a stop
 //! that lets requests finish. It must not know what is served.
 
-use atoll_core::{driver::Driver, store::Store};
+use atoll_core::{
+    driver::Driver,
+    store::{Store, Templates},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -41,6 +44,17 @@ pub enum ServeError {
     Tls(String),
 }
 
+/// What the server stands on, wired by whoever starts it.
+#[derive(Clone)]
+pub struct Ports {
+    /// What runs sandboxes.
+    pub driver: Arc<dyn Driver>,
+    /// What is remembered besides.
+    pub store: Arc<dyn Store>,
+    /// The store's, unless the driver's platform keeps them.
+    pub templates: Arc<dyn Templates>,
+}
+
 /// Serves on `listener` until `shutdown` is ready and the requests of that moment have ended, within a bound.
 ///
 /// # Errors
@@ -48,8 +62,7 @@ pub enum ServeError {
 pub async fn serve(
     config: ServerConfig,
     listener: TcpListener,
-    driver: Arc<dyn Driver>,
-    store: Arc<dyn Store>,
+    ports: Ports,
     world: Arc<dyn World>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
@@ -59,7 +72,9 @@ pub async fn serve(
     }
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
     let stopping = CancellationToken::new();
-    let base = Base { config, driver, store, world, metrics: Metrics::new(), stopping: stopping.clone() };
+    let Ports { driver, store, templates } = ports;
+    let (metrics, stop) = (Metrics::new(), stopping.clone());
+    let base = Base { config, driver, store, templates, world, metrics, stopping: stop };
     let services = Arc::new(Services::new(base));
     services.begin_background();
     let front = Front::new(&services, tls);

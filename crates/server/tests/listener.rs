@@ -4,9 +4,9 @@
 
 mod common;
 
-use atoll_core::testing::{FakeDriver, FakeStore};
+use atoll_core::testing::FakeDriver;
 use atoll_server::{Limits, RealWorld, ServeError, ServerConfig, Tls, serve};
-use common::{ADMIN, agent::Agent, read, start, start_with, until};
+use common::{ADMIN, agent::Agent, ports, read, start, start_with, until};
 use reqwest::{Certificate, Client, Method};
 use serde_json::json;
 use std::{process::Command, sync::Arc, time::Duration};
@@ -86,8 +86,8 @@ async fn what_does_not_finish_is_cut_off() {
 async fn without_keys_it_listens_on_this_machine_only() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let config = ServerConfig { no_auth: true, ..ServerConfig::default() };
-    let (driver, store) = (Arc::new(FakeDriver::default()), Arc::new(FakeStore::default()));
-    let served = serve(config, listener, driver, store, Arc::new(RealWorld), std::future::pending()).await;
+    let ports = ports(&Arc::default(), &Arc::default());
+    let served = serve(config, listener, ports, Arc::new(RealWorld), std::future::pending()).await;
     assert!(matches!(served, Err(ServeError::OpenWithoutKeys(_))));
 }
 
@@ -128,7 +128,7 @@ async fn tls_is_spoken_and_a_bad_certificate_is_refused_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config =
         ServerConfig { tls: Some(Tls { certificate, key: b"no key".to_vec() }), ..ServerConfig::default() };
-    let (driver, store) = (Arc::new(FakeDriver::default()), Arc::new(FakeStore::default()));
-    let served = serve(config, listener, driver, store, Arc::new(RealWorld), std::future::pending()).await;
+    let ports = ports(&Arc::default(), &Arc::default());
+    let served = serve(config, listener, ports, Arc::new(RealWorld), std::future::pending()).await;
     assert!(matches!(served, Err(ServeError::Tls(_))));
 }

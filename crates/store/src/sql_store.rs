@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use atoll_core::{
     key::{ApiKey, Role},
-    store::{IdempotencyKey, IdempotencyRecord, Store, StoreError, check_text},
+    store::{IdempotencyKey, IdempotencyRecord, Store, StoreError, Templates, check_text},
     template::{Template, TemplateSpec},
 };
 use jiff::Timestamp;
@@ -67,37 +67,7 @@ impl SqlStore {
 }
 
 #[async_trait]
-impl Store for SqlStore {
-    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError> {
-        let [id, name, tenant, hash] =
-            [&key.id, &key.name, &key.tenant, &key.hash].map(|text| text.as_str().into());
-        let values = vec![id, name, tenant, role_text(key.role).into(), hash, key.created_at.into()];
-        match self.db.write(PUT_KEY, values).await? {
-            0 => Err(StoreError::Exists(format!("key {}", key.id))),
-            _ => Ok(()),
-        }
-    }
-
-    async fn key_by_hash(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
-        let mut rows = self.db.read(KEY_BY_HASH, vec![hash.into()]).await?;
-        rows.pop().map(key_of).transpose()
-    }
-
-    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
-        let rows = match tenant {
-            Some(tenant) => self.db.read(KEYS_OF_TENANT, vec![tenant.into()]).await?,
-            None => self.db.read(ALL_KEYS, vec![]).await?,
-        };
-        rows.into_iter().map(key_of).collect()
-    }
-
-    async fn delete_key(&self, id: &str) -> Result<(), StoreError> {
-        match self.db.write(DELETE_KEY, vec![id.into()]).await? {
-            0 => Err(StoreError::NotFound(format!("key {id}"))),
-            _ => Ok(()),
-        }
-    }
-
+impl Templates for SqlStore {
     async fn put_template(
         &self,
         tenant: &str,
@@ -147,6 +117,39 @@ impl Store for SqlStore {
     async fn delete_template(&self, tenant: &str, name: &str) -> Result<(), StoreError> {
         match self.db.write(DELETE_TEMPLATE, vec![tenant.into(), name.into()]).await? {
             0 => Err(unknown_template(name)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SqlStore {
+    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        let [id, name, tenant, hash] =
+            [&key.id, &key.name, &key.tenant, &key.hash].map(|text| text.as_str().into());
+        let values = vec![id, name, tenant, role_text(key.role).into(), hash, key.created_at.into()];
+        match self.db.write(PUT_KEY, values).await? {
+            0 => Err(StoreError::Exists(format!("key {}", key.id))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn key_by_hash(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
+        let mut rows = self.db.read(KEY_BY_HASH, vec![hash.into()]).await?;
+        rows.pop().map(key_of).transpose()
+    }
+
+    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
+        let rows = match tenant {
+            Some(tenant) => self.db.read(KEYS_OF_TENANT, vec![tenant.into()]).await?,
+            None => self.db.read(ALL_KEYS, vec![]).await?,
+        };
+        rows.into_iter().map(key_of).collect()
+    }
+
+    async fn delete_key(&self, id: &str) -> Result<(), StoreError> {
+        match self.db.write(DELETE_KEY, vec![id.into()]).await? {
+            0 => Err(StoreError::NotFound(format!("key {id}"))),
             _ => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{ROOM, fake_images::FakeImages};
+use super::{ROOM, fake_images::FakeImages, fake_volumes::FakeVolumes};
 use crate::{
     driver::{
         BoxStream, Check, CheckStatus, CreateStep, Driver, DriverError, Event, ListQuery, LogStream, Page,
@@ -22,6 +22,7 @@ use crate::{
     phase::Phase,
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    volume::Volumes,
 };
 
 /// What a connection to a fake sandbox leads to.
@@ -33,6 +34,7 @@ pub struct FakeDriver {
     gate: Semaphore,
     events: broadcast::Sender<Event>,
     images: FakeImages,
+    volumes: FakeVolumes,
     connector: Box<Connector>,
 }
 
@@ -63,6 +65,7 @@ impl FakeDriver {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             events: broadcast::channel(1024).0,
             images: FakeImages::default(),
+            volumes: FakeVolumes::default(),
             connector,
         }
     }
@@ -154,6 +157,7 @@ impl FakeDriver {
         if inner.sandboxes.contains_key(sandbox.id()) {
             return Err(DriverError::Internal(format!("{} exists already", sandbox.id())));
         }
+        self.volumes.take(sandbox)?;
         inner.sandboxes.insert(sandbox.id().clone(), sandbox.clone());
         inner.creating += 1;
         inner.most_creating = inner.most_creating.max(inner.creating);
@@ -207,6 +211,7 @@ impl Driver for FakeDriver {
         self.failure("delete")?;
         let gone = self.go(id, Phase::Terminating, reason)?;
         self.lock().sandboxes.remove(id);
+        self.volumes.release(id);
         self.tell(&gone, true);
         Ok(())
     }
@@ -285,6 +290,10 @@ impl Driver for FakeDriver {
 
     fn images(&self) -> &dyn Images {
         &self.images
+    }
+
+    fn volumes(&self) -> &dyn Volumes {
+        &self.volumes
     }
 
     async fn doctor(&self) -> Vec<Check> {

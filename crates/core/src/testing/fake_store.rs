@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     key::ApiKey,
-    store::{IdempotencyKey, IdempotencyRecord, Store, StoreError, check_text},
+    store::{IdempotencyKey, IdempotencyRecord, Store, StoreError, Templates, check_text},
     template::{Template, TemplateSpec},
 };
 
@@ -56,38 +56,7 @@ fn unknown_template(name: &str, version: Option<i64>) -> StoreError {
 }
 
 #[async_trait]
-impl Store for FakeStore {
-    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError> {
-        check_all(&[&key.id, &key.name, &key.tenant, &key.hash])?;
-        let mut rows = self.rows();
-        if rows.keys.iter().any(|known| known.id == key.id || known.hash == key.hash) {
-            return Err(StoreError::Exists(format!("key {}", key.id)));
-        }
-        rows.keys.push(ApiKey { created_at: kept(key.created_at), ..key.clone() });
-        rows.keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        Ok(())
-    }
-
-    async fn key_by_hash(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
-        check_text(hash)?;
-        Ok(self.rows().keys.iter().find(|key| key.hash == hash).cloned())
-    }
-
-    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
-        check_text(tenant.unwrap_or_default())?;
-        let wanted = |key: &&ApiKey| tenant.is_none_or(|tenant| key.tenant == tenant);
-        Ok(self.rows().keys.iter().filter(wanted).cloned().collect())
-    }
-
-    async fn delete_key(&self, id: &str) -> Result<(), StoreError> {
-        check_text(id)?;
-        let mut rows = self.rows();
-        let at = rows.keys.iter().position(|key| key.id == id);
-        let at = at.ok_or_else(|| StoreError::NotFound(format!("key {id}")))?;
-        rows.keys.remove(at);
-        Ok(())
-    }
-
+impl Templates for FakeStore {
     async fn put_template(
         &self,
         tenant: &str,
@@ -132,6 +101,40 @@ impl Store for FakeStore {
         check_all(&[tenant, name])?;
         let gone = self.rows().templates.remove(&(tenant.to_owned(), name.to_owned()));
         gone.map(|_| ()).ok_or_else(|| unknown_template(name, None))
+    }
+}
+
+#[async_trait]
+impl Store for FakeStore {
+    async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        check_all(&[&key.id, &key.name, &key.tenant, &key.hash])?;
+        let mut rows = self.rows();
+        if rows.keys.iter().any(|known| known.id == key.id || known.hash == key.hash) {
+            return Err(StoreError::Exists(format!("key {}", key.id)));
+        }
+        rows.keys.push(ApiKey { created_at: kept(key.created_at), ..key.clone() });
+        rows.keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(())
+    }
+
+    async fn key_by_hash(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
+        check_text(hash)?;
+        Ok(self.rows().keys.iter().find(|key| key.hash == hash).cloned())
+    }
+
+    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
+        check_text(tenant.unwrap_or_default())?;
+        let wanted = |key: &&ApiKey| tenant.is_none_or(|tenant| key.tenant == tenant);
+        Ok(self.rows().keys.iter().filter(wanted).cloned().collect())
+    }
+
+    async fn delete_key(&self, id: &str) -> Result<(), StoreError> {
+        check_text(id)?;
+        let mut rows = self.rows();
+        let at = rows.keys.iter().position(|key| key.id == id);
+        let at = at.ok_or_else(|| StoreError::NotFound(format!("key {id}")))?;
+        rows.keys.remove(at);
+        Ok(())
     }
 
     async fn begin_idempotent(

@@ -13,6 +13,7 @@ mod rest;
 mod runtime;
 mod start;
 mod table;
+mod volumes;
 mod watch;
 
 use std::{

@@ -16,6 +16,7 @@ use atoll_core::{
     quantity::{Bytes, MilliCpu},
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    volume::Volumes,
 };
 
 use super::{Inner, LocalDriver, blocking, conflict, internal, logs, table::Entry};
@@ -126,6 +127,10 @@ impl Driver for LocalDriver {
     }
 
     fn images(&self) -> &dyn Images {
+        self
+    }
+
+    fn volumes(&self) -> &dyn Volumes {
         self
     }
 

@@ -8,6 +8,7 @@ mod image;
 mod sandbox;
 mod system;
 mod template;
+mod volume;
 
 pub use exec::*;
 pub use files::*;
@@ -15,3 +16,4 @@ pub use image::*;
 pub use sandbox::*;
 pub use system::*;
 pub use template::*;
+pub use volume::*;

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
+use super::Volume;
+
 /// Body of `POST /api/v1/sandboxes`: an image or a template, and what differs from it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -49,6 +51,12 @@ pub struct CreateSandbox {
     /// Labels to find it by.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The user it is to belong to, whose volumes it gets: any name, also an e-mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Whether whoever knows the address of a port may use it, without key or token. Absent: the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
     /// What it may reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
@@ -268,6 +276,21 @@ pub struct Sandbox {
     pub phase: Phase,
     /// Why it is in that phase.
     pub reason: Reason,
+    /// The user it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The label that stands for that user in host names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_label: Option<String>,
+    /// Named ports.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, u16>,
+    /// Its owner's volumes that it has, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, Volume>,
+    /// Whether whoever knows the address of a port may use it.
+    #[serde(default)]
+    pub public: bool,
     /// Template it was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,

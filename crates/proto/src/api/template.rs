@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::{Io, Network};
+use super::{Io, Network, Volume};
 
 /// A recipe. What is absent comes from the image or the defaults. The body of `PUT /api/v1/templates/{name}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,11 @@ pub struct TemplateSpec {
     /// Named ports.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+    /// Storage of the owner that outlives the sandbox, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, Volume>,
+    /// Whether whoever knows the address of a port may use it, without key or token.
+    pub public: bool,
     /// What its sandboxes may reach.
     pub network: Network,
     /// Whether `sudo` can work.

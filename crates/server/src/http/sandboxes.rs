@@ -123,6 +123,7 @@ fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
     params(("limit" = Option<usize>, Query, description = "Items of a page: 1 to 1000, 100 when absent"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
         ("label" = Option<Vec<String>>, Query, description = "`key=value`; all that are given must match"),
+        ("owner" = Option<String>, Query, description = "Only this user's"),
         ("phase" = Option<Vec<String>>, Query, description = "Any of these phases"),
         ("status" = Option<Vec<String>>, Query, description = "Any of these, in the words of older clients")),
     responses((status = 200, body = SandboxList), (status = 400, body = ErrorBody)))]
@@ -151,7 +152,8 @@ fn list_query(query: &Query) -> Result<ListQuery, ServiceError> {
             phases.extend(convert::phases_named(field, word)?);
         }
     }
-    Ok(ListQuery { tenant: None, labels: convert::labels(query.all("label"))?, phases, limit, cursor })
+    let owner = query.get("owner").map(str::to_owned);
+    Ok(ListQuery { tenant: None, owner, labels: convert::labels(query.all("label"))?, phases, limit, cursor })
 }
 
 /// Gets a sandbox.

@@ -7,6 +7,7 @@ use atoll_core::{
     request::{CreateRequest, Ttl},
     sandbox::Sandbox,
     template::{LifecyclePolicy, OnDeadline, Template, TemplateSpec, Tier},
+    volume::VolumeSpec,
 };
 use atoll_proto::api;
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub fn create_request(ask: api::CreateSandbox) -> Result<CreateRequest, ServiceE
         ttl: ttl.map_or(Ttl::Template, |ttl| ttl.map_or(Ttl::Never, Ttl::Seconds)),
         env: if ask.env.is_empty() { nested.env } else { ask.env },
         labels: ask.labels,
+        owner: ask.owner,
+        public: ask.public,
         network: ask.network.map(network_in).transpose()?,
         start_command: ask.start_command,
         user: ask.user,
@@ -106,6 +109,11 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         status: status(it.phase),
         phase: phase(it.phase),
         reason: reason(it.reason),
+        owner_label: it.spec.owner.as_deref().map(|owner| core::owner::label(&it.spec.tenant, owner)),
+        owner: it.spec.owner,
+        ports: it.spec.ports,
+        volumes: it.spec.volumes.into_iter().map(volume).collect(),
+        public: it.spec.public,
         template: it.spec.template,
         template_version: it.spec.template_version,
         network: network(&it.spec.network),
@@ -116,6 +124,10 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         last_activity: it.last_activity,
         history: it.history.into_iter().map(transition).collect(),
     }
+}
+
+fn volume(it: core::volume::Volume) -> (String, api::Volume) {
+    (it.name, api::Volume { path: it.path, size: Some(it.size.to_string()) })
 }
 
 /// A move to a phase, in the API's words.
@@ -204,6 +216,12 @@ pub fn template_spec_in(it: api::TemplateSpec) -> Result<TemplateSpec, ServiceEr
         user: it.user,
         workdir: it.workdir,
         ports: it.ports,
+        volumes: it
+            .volumes
+            .into_iter()
+            .map(|(name, it)| (name, VolumeSpec { path: it.path, size: it.size }))
+            .collect(),
+        public: it.public,
         network: network_in(it.network)?,
         sudo: it.sudo,
         runtime: it.runtime,
@@ -250,6 +268,12 @@ fn template_spec(it: TemplateSpec) -> api::TemplateSpec {
         user: it.user,
         workdir: it.workdir,
         ports: it.ports,
+        volumes: it
+            .volumes
+            .into_iter()
+            .map(|(name, it)| (name, api::Volume { path: it.path, size: it.size }))
+            .collect(),
+        public: it.public,
         network: network(&it.network),
         sudo: it.sudo,
         runtime: it.runtime,

@@ -17,7 +17,10 @@ pub mod system;
 pub mod templates;
 pub mod text;
 
-use atoll_core::{driver::Driver, store::Store};
+use atoll_core::{
+    driver::Driver,
+    store::{Store, Templates},
+};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +34,8 @@ pub struct Base {
     pub config: ServerConfig,
     pub driver: Arc<dyn Driver>,
     pub store: Arc<dyn Store>,
+    /// The store's, unless the driver's platform keeps them.
+    pub templates: Arc<dyn Templates>,
     pub world: Arc<dyn World>,
     pub metrics: Metrics,
     /// Cancelled when the server stops: streams without an end of their own then end.

@@ -17,7 +17,8 @@ impl Services {
         check_name("name", name)?;
         let spec = convert::template_spec_in(spec)?;
         spec.check()?;
-        let stored = self.base.store.put_template(&caller.tenant, name, &spec, self.base.world.now()).await?;
+        let stored =
+            self.base.templates.put_template(&caller.tenant, name, &spec, self.base.world.now()).await?;
         Ok(convert::template(stored))
     }
 
@@ -28,12 +29,12 @@ impl Services {
         name: &str,
         version: Option<i64>,
     ) -> Result<api::Template, ServiceError> {
-        Ok(convert::template(self.base.store.template(&caller.tenant, name, version).await?))
+        Ok(convert::template(self.base.templates.template(&caller.tenant, name, version).await?))
     }
 
     /// The newest version of each.
     pub async fn templates(&self, caller: &Caller) -> Result<api::TemplateList, ServiceError> {
-        let all = self.base.store.templates(&caller.tenant).await?;
+        let all = self.base.templates.templates(&caller.tenant).await?;
         Ok(api::TemplateList { items: all.into_iter().map(convert::template).collect() })
     }
 
@@ -43,7 +44,7 @@ impl Services {
         caller: &Caller,
         name: &str,
     ) -> Result<api::TemplateList, ServiceError> {
-        let all = self.base.store.template_versions(&caller.tenant, name).await?;
+        let all = self.base.templates.template_versions(&caller.tenant, name).await?;
         if all.is_empty() {
             return Err(ServiceError::NotFound(format!("template {name}")));
         }
@@ -52,7 +53,7 @@ impl Services {
 
     /// Forgets a template with all its versions.
     pub async fn delete_template(&self, caller: &Caller, name: &str) -> Result<(), ServiceError> {
-        Ok(self.base.store.delete_template(&caller.tenant, name).await?)
+        Ok(self.base.templates.delete_template(&caller.tenant, name).await?)
     }
 
     /// References of the images that any tenant's templates name, as far as tenants have keys.
@@ -62,7 +63,7 @@ impl Services {
         tenants.insert(DEFAULT_TENANT.to_owned());
         let mut images = BTreeSet::new();
         for tenant in tenants {
-            let templates = self.base.store.templates(&tenant).await?;
+            let templates = self.base.templates.templates(&tenant).await?;
             images.extend(templates.into_iter().map(|template| template.spec.image));
         }
         Ok(images.into_iter().collect())

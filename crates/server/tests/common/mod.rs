@@ -11,7 +11,7 @@ use atoll_core::{
     store::Store,
     testing::{FakeDriver, FakeStore},
 };
-use atoll_server::{RealWorld, ServeError, ServerConfig, serve};
+use atoll_server::{Ports, RealWorld, ServeError, ServerConfig, serve};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -54,6 +54,11 @@ pub async fn start_with(config: ServerConfig, driver: FakeDriver) -> Running {
     restart_with(config, driver, store).await
 }
 
+/// What a server stands on in these tests.
+pub fn ports(driver: &Arc<FakeDriver>, store: &Arc<FakeStore>) -> Ports {
+    Ports { driver: driver.clone(), store: store.clone(), templates: store.clone() }
+}
+
 pub async fn restart_with(config: ServerConfig, driver: Arc<FakeDriver>, store: Arc<FakeStore>) -> Running {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -64,7 +69,7 @@ pub async fn restart_with(config: ServerConfig, driver: Arc<FakeDriver>, store: 
         let _ = stopped.await;
     };
     let world = Arc::new(RealWorld);
-    let task = tokio::spawn(serve(config, listener, driver.clone(), store.clone(), world, shutdown));
+    let task = tokio::spawn(serve(config, listener, ports(&driver, &store), world, shutdown));
     let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
     Running { address, driver, store, client, stop: Some(stop), task: Some(task) }
 }
