@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
@@ -213,6 +213,15 @@ pub struct Usage {
     pub oom_kills: u64,
 }
 
+/// Where a sandbox is, as far as the driver can say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Location {
+    /// Name of the machine that it runs on.
+    pub node: Option<String>,
+    /// Its address in its own network, which need not be reachable from outside.
+    pub address: Option<IpAddr>,
+}
+
 /// A change of a sandbox's phase.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -285,6 +294,11 @@ pub trait Driver: Send + Sync + 'static {
     /// sandbox.
     fn agent_signer(&self, _id: &SandboxId) -> Option<AgentSigner> {
         None
+    }
+
+    /// Where it is. Cheap; empty where that is not known.
+    fn location(&self, _id: &SandboxId) -> Location {
+        Location::default()
     }
 
     /// What its start command wrote, also after its death: the last `tail` bytes, then, with `follow`, what comes.

@@ -11,8 +11,8 @@ use crate::{
     network::NetworkPolicy,
     owner::check_owner,
     quantity::{Bytes, MilliCpu},
-    sandbox::{Limits, Sandbox, SandboxSpec},
-    template::{Template, TemplateSpec, check_env},
+    sandbox::{Limits, Requests, Sandbox, SandboxSpec},
+    template::{RequestSpec, Template, TemplateSpec, check_env},
     volume::{self, Volume},
 };
 
@@ -46,6 +46,8 @@ pub struct CreateRequest {
     pub memory: Option<String>,
     /// Disk limit as text.
     pub disk: Option<String>,
+    /// What a cluster is to set aside, in place of the template's.
+    pub requests: RequestSpec,
     /// Process limit.
     pub pids: Option<u64>,
     /// I/O limits, each in place of the template's.
@@ -113,9 +115,10 @@ pub fn resolve(
     check_env("env", &ask.env)?;
     ask.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
     let limits = limits(&recipe, asked, capacity)?;
+    let requests = requests(&recipe, &ask.requests, &limits)?;
     let deadline = deadline(ask.ttl, &recipe, birth.at)?;
     let volumes = volumes(&recipe, ask.owner.as_deref())?;
-    let spec = SandboxSpec { owner: ask.owner, volumes, ..spec(recipe, template, limits, birth) };
+    let spec = SandboxSpec { owner: ask.owner, volumes, requests, ..spec(recipe, template, limits, birth) };
     Ok(Sandbox::new(spec, deadline))
 }
 
@@ -149,6 +152,8 @@ fn merge(recipe: &mut TemplateSpec, ask: &CreateRequest) {
     replace(&mut recipe.cpu, &ask.cpu);
     replace(&mut recipe.memory, &ask.memory);
     replace(&mut recipe.disk, &ask.disk);
+    replace(&mut recipe.requests.cpu, &ask.requests.cpu);
+    replace(&mut recipe.requests.memory, &ask.requests.memory);
     replace(&mut recipe.user, &ask.user);
     replace(&mut recipe.workdir, &ask.workdir);
     recipe.pids = ask.pids.or(recipe.pids);
@@ -204,6 +209,25 @@ fn fit(
     Ok(value.min(most))
 }
 
+/// Requests that the caller names are refused above the limits; others are clamped to them.
+fn requests(recipe: &TemplateSpec, asked: &RequestSpec, limits: &Limits) -> Result<Requests, Invalid> {
+    let (cpu, memory, _) = recipe.tier.requests();
+    let named = |text: &Option<String>| text.as_deref().map(str::to_owned);
+    let cpu = named(&recipe.requests.cpu).map_or(Ok(cpu), |text| MilliCpu::parse("requests.cpu", &text))?;
+    let memory =
+        named(&recipe.requests.memory).map_or(Ok(memory), |text| Bytes::parse("requests.memory", &text))?;
+    let refuse = |field: &str, limit: &dyn std::fmt::Display| {
+        Err(Invalid::new(field, format!("more than the limit, which is {limit}")))
+    };
+    if asked.cpu.is_some() && cpu > limits.cpu {
+        return refuse("requests.cpu", &limits.cpu);
+    }
+    if asked.memory.is_some() && memory > limits.memory {
+        return refuse("requests.memory", &limits.memory);
+    }
+    Ok(Requests { cpu: cpu.min(limits.cpu), memory: memory.min(limits.memory) })
+}
+
 fn refuse_below(field: &str, value: Bytes, least: Bytes) -> Result<(), Invalid> {
     if value < least {
         return Err(Invalid::new(field, format!("{value} is too little to start; the least is {least}")));
@@ -249,6 +273,7 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
         template_version: template.map(|t| t.version),
         image: recipe.image,
         limits,
+        requests: Requests::default(),
         env: recipe.env,
         start_command: recipe.start_command,
         user: recipe.user,
@@ -259,6 +284,7 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
         network: recipe.network,
         sudo: recipe.sudo.unwrap_or(true),
         runtime: recipe.runtime,
+        executor: recipe.executor,
         lifecycle: recipe.lifecycle,
         labels: recipe.labels,
         created_at: birth.at,
@@ -305,6 +331,24 @@ mod tests {
         ] {
             assert_eq!(resolved(request).unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn requests_are_the_tiers_unless_named_and_within_the_limits() {
+        let of = |cpu: &str, limit: &str| CreateRequest {
+            requests: RequestSpec { cpu: Some(cpu.into()), memory: None },
+            cpu: Some(limit.into()),
+            ..ask("base")
+        };
+        let plain = resolved(ask("base")).unwrap().spec.requests;
+        assert_eq!((plain.cpu.0, plain.memory.0), (1000, 2 << 30));
+        assert_eq!(resolved(of("250m", "500m")).unwrap().spec.requests.cpu.0, 250);
+        let small = CreateRequest { cpu: Some("500m".into()), ..ask("base") };
+        assert_eq!(resolved(small).unwrap().spec.requests.cpu.0, 500, "clamped");
+        assert_eq!(resolved(of("501m", "500m")).unwrap_err().field, "requests.cpu");
+        let memory = RequestSpec { cpu: None, memory: Some("5Gi".into()) };
+        let much = CreateRequest { requests: memory, ..ask("base") };
+        assert_eq!(resolved(much).unwrap_err().field, "requests.memory");
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct SandboxSpec {
     pub image: String,
     /// Hard limits.
     pub limits: Limits,
+    /// What a cluster sets aside for it.
+    #[serde(default)]
+    pub requests: Requests,
     /// Environment of every command.
     pub env: BTreeMap<String, String>,
     /// What runs from the start; `None` runs only the agent.
@@ -58,6 +61,9 @@ pub struct SandboxSpec {
     pub sudo: bool,
     /// OCI runtime binary, or our own launcher.
     pub runtime: Option<String>,
+    /// Whether its agent also runs commands for whoever asks at the executor's port.
+    #[serde(default)]
+    pub executor: bool,
     /// When it rests by itself.
     pub lifecycle: LifecyclePolicy,
     /// The caller's labels.
@@ -80,6 +86,16 @@ pub struct Limits {
     /// I/O on its disk. Records from before there were any have none.
     #[serde(default)]
     pub io: IoLimits,
+}
+
+/// What a cluster sets aside for a sandbox, at most its limits. One machine sets nothing aside; records from before there
+/// was any have 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// CPU time per time.
+    pub cpu: MilliCpu,
+    /// Memory.
+    pub memory: Bytes,
 }
 
 /// A sandbox: its spec and its state.

@@ -39,6 +39,26 @@ impl Tier {
     }
 }
 
+/// What a cluster sets aside for a sandbox, in place of the tier's. One machine sets nothing aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestSpec {
+    /// CPU, e.g. `250m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory, e.g. `128Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+}
+
+impl RequestSpec {
+    /// Whether nothing is named.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// When a sandbox rests by itself. A step that is `None` is never taken. Seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -98,6 +118,9 @@ pub struct TemplateSpec {
     /// Disk limit, e.g. `10Gi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
+    /// What a cluster sets aside; never more than the limits.
+    #[serde(skip_serializing_if = "RequestSpec::is_none")]
+    pub requests: RequestSpec,
     /// Most processes and threads at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
@@ -131,6 +154,9 @@ pub struct TemplateSpec {
     /// Name of an OCI runtime binary (`runsc`, `runc`, `kata-runtime`); our own launcher when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
+    /// Whether the agent also runs commands for whoever asks at its own port inside the sandbox's network.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub executor: bool,
     /// When its sandboxes rest by themselves.
     pub lifecycle: LifecyclePolicy,
     /// Labels that its sandboxes carry.
@@ -138,12 +164,36 @@ pub struct TemplateSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Name of the built-in template whose sandboxes run commands for whoever asks at the executor's port.
+pub const EXECUTOR: &str = "executor";
+
+/// The recipe of a built-in template. One that a tenant stores under the same name takes its place.
+#[must_use]
+pub fn builtin(name: &str) -> Option<TemplateSpec> {
+    match name {
+        EXECUTOR => Some(executor()),
+        _ => None,
+    }
+}
+
+fn executor() -> TemplateSpec {
+    let text = |text: &str| Some(text.to_owned());
+    TemplateSpec {
+        image: "base".into(),
+        cpu: text("1"),
+        memory: text("512Mi"),
+        requests: RequestSpec { cpu: text("250m"), memory: text("128Mi") },
+        executor: true,
+        ..TemplateSpec::default()
+    }
+}
+
 /// One stored version of a template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
     /// Unique within the tenant.
     pub name: String,
-    /// 1 for the first; each change makes the next.
+    /// 1 for the first; each change makes the next. 0 is a built-in one.
     pub version: i64,
     /// The recipe.
     pub spec: TemplateSpec,
@@ -178,6 +228,8 @@ impl TemplateSpec {
         self.cpu.as_deref().map(|text| MilliCpu::parse("cpu", text)).transpose()?;
         self.memory.as_deref().map(|text| Bytes::parse("memory", text)).transpose()?;
         self.disk.as_deref().map(|text| Bytes::parse("disk", text)).transpose()?;
+        self.requests.cpu.as_deref().map(|text| MilliCpu::parse("requests.cpu", text)).transpose()?;
+        self.requests.memory.as_deref().map(|text| Bytes::parse("requests.memory", text)).transpose()?;
         self.io.parse().map(drop)
     }
 }
@@ -222,12 +274,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_built_in_is_a_template() {
+        builtin(EXECUTOR).unwrap().check().unwrap();
+        assert_eq!(builtin("no-such"), None);
+    }
+
+    #[test]
     fn each_refusal_names_its_field() {
         let cases: Vec<(&str, TemplateSpec)> = vec![
             ("image", TemplateSpec::default()),
             ("cpu", TemplateSpec { cpu: Some("lots".into()), ..spec() }),
             ("memory", TemplateSpec { memory: Some("1x".into()), ..spec() }),
             ("disk", TemplateSpec { disk: Some("0".into()), ..spec() }),
+            (
+                "requests.cpu",
+                TemplateSpec {
+                    requests: RequestSpec { cpu: Some("0".into()), ..RequestSpec::default() },
+                    ..spec()
+                },
+            ),
             (
                 "io.write_iops",
                 TemplateSpec { io: IoSpec { write_iops: Some(0), ..IoSpec::default() }, ..spec() },

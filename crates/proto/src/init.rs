@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// The port of the executor's own API inside a sandbox whose template asks for it.
+pub const EXECUTOR_PORT: u16 = 8666;
+
 /// Everything the agent is told at its start, as JSON. Unknown fields are ignored, absent ones have their default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -32,6 +35,8 @@ pub struct AgentConfig {
     pub cpu_count: Option<f64>,
     /// Memory the sandbox may use, for its own metrics.
     pub memory_limit_bytes: Option<u64>,
+    /// Where commands are also run for whoever is in the sandbox's own network; nowhere when absent.
+    pub executor_port: Option<u16>,
 }
 
 impl Default for AgentConfig {
@@ -49,6 +54,7 @@ impl Default for AgentConfig {
             grace_seconds: 10,
             cpu_count: None,
             memory_limit_bytes: None,
+            executor_port: None,
         }
     }
 }

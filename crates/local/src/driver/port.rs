@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use atoll_core::{
     driver::{
-        AgentSigner, BoxStream, Check, Driver, DriverError, Event, ListQuery, LogStream, Page, Progress,
-        Target, Usage,
+        AgentSigner, BoxStream, Check, Driver, DriverError, Event, ListQuery, Location, LogStream, Page,
+        Progress, Target, Usage,
     },
     id::SandboxId,
     image::Images,
@@ -20,6 +20,7 @@ use atoll_core::{
 };
 
 use super::{Inner, LocalDriver, blocking, conflict, internal, logs, table::Entry};
+use crate::record::Record;
 
 /// Most processes that one sandbox may ask for.
 const MOST_PIDS: u64 = 32_768;
@@ -79,6 +80,11 @@ impl Driver for LocalDriver {
     fn agent_signer(&self, id: &SandboxId) -> Option<AgentSigner> {
         let entry = self.inner.table.get(id)?;
         self.inner.signer(&entry.record())
+    }
+
+    fn location(&self, id: &SandboxId) -> Location {
+        let record = self.inner.table.get(id).map(|entry| entry.record());
+        record.map_or_else(Location::default, |record| self.inner.location(&record))
     }
 
     async fn logs(&self, id: &SandboxId, tail: u64, follow: bool) -> Result<LogStream, DriverError> {
@@ -141,6 +147,15 @@ impl Driver for LocalDriver {
 }
 
 impl Inner {
+    /// This machine; an address only while it runs and has a network.
+    fn location(&self, record: &Record) -> Location {
+        let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let routed = record.sandbox.spec.network.mode != NetworkMode::None;
+        let address = self.host.net.address(record.slot);
+        let has_it = routed && record.sandbox.phase.is_live();
+        Location { node: Some(node), address: has_it.then_some(address.into()) }
+    }
+
     /// Goes on to its end when whoever asked is gone.
     async fn bring_up_detached(
         self: &Arc<Self>,

@@ -16,6 +16,8 @@ use atoll_core::{
     sandbox::{Limits, Reason, Sandbox},
 };
 
+use atoll_proto::init::EXECUTOR_PORT;
+
 use super::{Inner, agent, blocking, cells::Ready, conflict, internal, table::Entry, watch};
 use crate::{
     cgroup::throttle::{Device, devices_of},
@@ -333,5 +335,6 @@ fn agent_config(record: &Record, base: &Base) -> serde_json::Value {
         "log_cap_bytes": LOG_CAP,
         "cpu_count": spec.limits.cpu.0 as f64 / 1000.0,
         "memory_limit_bytes": spec.limits.memory.0,
+        "executor_port": spec.executor.then_some(EXECUTOR_PORT),
     })
 }

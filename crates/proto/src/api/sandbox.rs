@@ -32,6 +32,9 @@ pub struct CreateSandbox {
     /// Disk limit: `10Gi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
+    /// What a cluster is to set aside, in place of the template's; at most the limits.
+    #[serde(skip_serializing_if = "Requests::is_none")]
+    pub requests: Requests,
     /// Most processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
@@ -108,6 +111,27 @@ pub struct Overrides {
 /// Keeps `null` and "absent" apart.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
     Option::<i64>::deserialize(deserializer).map(Some)
+}
+
+/// What a cluster sets aside for a sandbox. One machine sets nothing aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Requests {
+    /// CPU: `250m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory: `128Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+}
+
+impl Requests {
+    /// Whether nothing is named.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Limits of I/O on the disk: of the sandbox's own files and its image. What is absent is not limited.
@@ -259,6 +283,9 @@ pub struct Sandbox {
     pub memory: String,
     /// Disk limit.
     pub disk: String,
+    /// What a cluster sets aside; servers from before there was any say nothing.
+    #[serde(default, skip_serializing_if = "Requests::is_none")]
+    pub requests: Requests,
     /// Process limit.
     pub pids: u64,
     /// Limits of I/O on the disk, when there are any.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::{Io, Network, Volume};
+use super::{Io, Network, Requests, Volume};
 
 /// A recipe. What is absent comes from the image or the defaults. The body of `PUT /api/v1/templates/{name}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct TemplateSpec {
     /// Disk limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
+    /// What a cluster sets aside; never more than the limits.
+    #[serde(skip_serializing_if = "Requests::is_none")]
+    pub requests: Requests,
     /// Most processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
@@ -58,6 +61,9 @@ pub struct TemplateSpec {
     /// Name of an OCI runtime binary; our own launcher when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
+    /// Whether commands are also run for whoever asks at port 8666 inside the sandbox's network.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub executor: bool,
     /// When its sandboxes rest by themselves.
     pub lifecycle: Lifecycle,
     /// Labels that its sandboxes carry.
@@ -129,7 +135,7 @@ impl Default for Lifecycle {
 pub struct Template {
     /// Name.
     pub name: String,
-    /// Version, from 1.
+    /// Version, from 1; 0 is built in.
     pub version: i64,
     /// The recipe.
     pub spec: TemplateSpec,

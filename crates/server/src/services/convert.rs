@@ -6,7 +6,7 @@ use atoll_core::{
     network::{NetworkMode, NetworkPolicy},
     request::{CreateRequest, Ttl},
     sandbox::Sandbox,
-    template::{LifecyclePolicy, OnDeadline, Template, TemplateSpec, Tier},
+    template::{LifecyclePolicy, OnDeadline, RequestSpec, Template, TemplateSpec, Tier},
     volume::VolumeSpec,
 };
 use atoll_proto::api;
@@ -26,6 +26,7 @@ pub fn create_request(ask: api::CreateSandbox) -> Result<CreateRequest, ServiceE
         cpu: once("overrides.cpu", ask.cpu, nested.cpu)?,
         memory: once("overrides.memory", ask.memory, nested.memory)?,
         disk: ask.disk,
+        requests: requests_in(ask.requests),
         pids: ask.pids,
         io: io_in(ask.io),
         ttl: ttl.map_or(Ttl::Template, |ttl| ttl.map_or(Ttl::Never, Ttl::Seconds)),
@@ -72,6 +73,14 @@ fn network(policy: &NetworkPolicy) -> api::Network {
     api::Network { mode, allow: texts(&policy.allow), deny: texts(&policy.deny) }
 }
 
+fn requests(it: core::sandbox::Requests) -> api::Requests {
+    api::Requests { cpu: Some(it.cpu.to_string()), memory: Some(it.memory.to_string()) }
+}
+
+fn requests_in(it: api::Requests) -> RequestSpec {
+    RequestSpec { cpu: it.cpu, memory: it.memory }
+}
+
 fn io_in(it: api::Io) -> IoSpec {
     let api::Io { read_rate, write_rate, read_iops, write_iops } = it;
     IoSpec { read_rate, write_rate, read_iops, write_iops }
@@ -101,6 +110,7 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         cpu: it.spec.limits.cpu.to_string(),
         memory: it.spec.limits.memory.to_string(),
         disk: it.spec.limits.disk.to_string(),
+        requests: requests(it.spec.requests),
         pids: it.spec.limits.pids,
         io: io_limits(&it.spec.limits.io),
         ttl: it.deadline.map(|deadline| deadline.duration_since(created_at).as_secs()),
@@ -209,6 +219,7 @@ pub fn template_spec_in(it: api::TemplateSpec) -> Result<TemplateSpec, ServiceEr
         cpu: it.cpu,
         memory: it.memory,
         disk: it.disk,
+        requests: requests_in(it.requests),
         pids: it.pids,
         io: io_in(it.io),
         env: it.env,
@@ -225,6 +236,7 @@ pub fn template_spec_in(it: api::TemplateSpec) -> Result<TemplateSpec, ServiceEr
         network: network_in(it.network)?,
         sudo: it.sudo,
         runtime: it.runtime,
+        executor: it.executor,
         lifecycle: lifecycle_in(it.lifecycle),
         labels: it.labels,
     })
@@ -261,6 +273,7 @@ fn template_spec(it: TemplateSpec) -> api::TemplateSpec {
         cpu: it.cpu,
         memory: it.memory,
         disk: it.disk,
+        requests: api::Requests { cpu: it.requests.cpu, memory: it.requests.memory },
         pids: it.pids,
         io: io(it.io),
         env: it.env,
@@ -277,6 +290,7 @@ fn template_spec(it: TemplateSpec) -> api::TemplateSpec {
         network: network(&it.network),
         sudo: it.sudo,
         runtime: it.runtime,
+        executor: it.executor,
         lifecycle: lifecycle(it.lifecycle),
         labels: it.labels,
     }

@@ -209,7 +209,7 @@ impl Services {
             }
             (Some(_), None) => Ok(None),
             (None, Some(name)) => {
-                let found = self.base.templates.template(&caller.tenant, name, ask.template_version).await;
+                let found = self.recipe(&caller.tenant, name, ask.template_version).await;
                 Ok(Some(found.map_err(unknown_template)?))
             }
         }

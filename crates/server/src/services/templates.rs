@@ -1,6 +1,11 @@
 //! Templates of a tenant: each change makes a version, and sandboxes carry their own copy.
 
-use atoll_core::{id::check_name, key::DEFAULT_TENANT};
+use atoll_core::{
+    id::check_name,
+    key::DEFAULT_TENANT,
+    store::StoreError,
+    template::{self, Template},
+};
 use atoll_proto::api;
 use std::collections::BTreeSet;
 
@@ -29,7 +34,24 @@ impl Services {
         name: &str,
         version: Option<i64>,
     ) -> Result<api::Template, ServiceError> {
-        Ok(convert::template(self.base.templates.template(&caller.tenant, name, version).await?))
+        Ok(convert::template(self.recipe(&caller.tenant, name, version).await?))
+    }
+
+    /// A tenant's template, or the built-in one where the tenant has none of that name. A built-in one is version 0.
+    pub(super) async fn recipe(
+        &self,
+        tenant: &str,
+        name: &str,
+        version: Option<i64>,
+    ) -> Result<Template, StoreError> {
+        match self.base.templates.template(tenant, name, version).await {
+            Err(StoreError::NotFound(what)) => {
+                let spec = template::builtin(name).filter(|_| version.is_none_or(|version| version == 0));
+                let spec = spec.ok_or(StoreError::NotFound(what))?;
+                Ok(Template { name: name.to_owned(), version: 0, spec, created_at: self.started_at })
+            }
+            found => found,
+        }
     }
 
     /// The newest version of each.
