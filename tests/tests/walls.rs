@@ -15,10 +15,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("atoll-proto", &[]),
     ("atoll-store", &["atoll-core"]),
     ("atoll-local", &["atoll-core", "atoll-proto"]),
+    ("atoll-kube", &["atoll-core", "atoll-proto"]),
     ("atoll-agent", &["atoll-proto"]),
     ("atoll-server", &["atoll-core", "atoll-proto"]),
     ("atoll-client", &["atoll-proto"]),
-    ("atoll", &["atoll-core", "atoll-proto", "atoll-store", "atoll-local", "atoll-server", "atoll-client"]),
+    (
+        "atoll",
+        &[
+            "atoll-core",
+            "atoll-proto",
+            "atoll-store",
+            "atoll-local",
+            "atoll-kube",
+            "atoll-server",
+            "atoll-client",
+        ],
+    ),
     ("atoll-tests", &["atoll-client", "atoll-proto"]),
 ];
 

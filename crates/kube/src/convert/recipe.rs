@@ -3,11 +3,13 @@
 use atoll_core::{
     error::Invalid,
     network::{NetworkMode, NetworkPolicy},
-    template::{self, LifecyclePolicy, TemplateSpec},
+    template::{self, LifecyclePolicy, RequestSpec, TemplateSpec},
     volume::VolumeSpec,
 };
 
-use crate::crd::{EgressMode, Lifecycle, Network, OnDeadline, Recipe, SandboxTemplateSpec, Tier, Volume};
+use crate::crd::{
+    EgressMode, Lifecycle, Network, OnDeadline, Recipe, Requests, SandboxTemplateSpec, Tier, Volume,
+};
 
 /// What `over` says where it says something, otherwise what `under` says. Maps are merged, `over` going before.
 #[must_use]
@@ -21,6 +23,7 @@ pub fn overlaid(under: Recipe, over: Recipe) -> Recipe {
         tier: over.tier.or(under.tier),
         cpu: over.cpu.or(under.cpu),
         memory: over.memory.or(under.memory),
+        requests: over.requests.or(under.requests),
         disk: over.disk.or(under.disk),
         pids: over.pids.or(under.pids),
         env: merged(under.env, over.env),
@@ -69,6 +72,8 @@ pub fn recipe_in(it: &Recipe) -> Result<TemplateSpec, Invalid> {
         cpu: it.cpu.clone(),
         memory: it.memory.clone(),
         disk: it.disk.clone(),
+        requests: requests_in(it.requests.as_ref()),
+        executor: it.executor.unwrap_or_default(),
         pids: it.pids.and_then(|pids| u64::try_from(pids).ok()),
         env: it.env.clone(),
         start_command: it.start_command.clone(),
@@ -82,6 +87,16 @@ pub fn recipe_in(it: &Recipe) -> Result<TemplateSpec, Invalid> {
         lifecycle: lifecycle_in(it.lifecycle.as_ref()),
         ..TemplateSpec::default()
     })
+}
+
+/// What is to be set aside, in core's words.
+#[must_use]
+pub fn requests_in(it: Option<&Requests>) -> RequestSpec {
+    it.map(|it| RequestSpec { cpu: it.cpu.clone(), memory: it.memory.clone() }).unwrap_or_default()
+}
+
+fn requests_out(it: &RequestSpec) -> Requests {
+    Requests { cpu: it.cpu.clone(), memory: it.memory.clone() }
 }
 
 fn tier_in(tier: Tier) -> template::Tier {
@@ -175,6 +190,7 @@ pub fn template_out(it: &TemplateSpec) -> SandboxTemplateSpec {
         cpu: it.cpu.clone(),
         memory: it.memory.clone(),
         disk: it.disk.clone(),
+        requests: (!it.requests.is_none()).then(|| requests_out(&it.requests)),
         pids: it.pids.and_then(|pids| i64::try_from(pids).ok()),
         env: it.env.clone(),
         start_command: it.start_command.clone(),
@@ -186,7 +202,7 @@ pub fn template_out(it: &TemplateSpec) -> SandboxTemplateSpec {
         network: (it.network != NetworkPolicy::default()).then(|| network_out(&it.network)),
         sudo: it.sudo,
         lifecycle: (it.lifecycle != LifecyclePolicy::default()).then(|| lifecycle_out(&it.lifecycle)),
-        executor: None,
+        executor: Some(it.executor),
     };
     SandboxTemplateSpec { recipe, labels: it.labels.clone(), runtime: it.runtime.clone(), pod: None }
 }
@@ -205,6 +221,7 @@ mod tests {
             "env": {"A": "b"}, "start_command": ["run"], "user": "u", "workdir": "/w", "ports": {"web": 80},
             "volumes": {"home": {"path": "/home/u", "size": "3Gi"}}, "public": true, "sudo": false, "runtime": "gvisor",
             "network": {"mode": "restricted", "allow": ["198.51.100.0/24"], "deny": []}, "labels": {"l": "v"},
+            "requests": {"cpu": "100m", "memory": "64Mi"}, "executor": true,
             "lifecycle": {"pause_after": null, "stop_after": 7, "terminate_after": 8, "ttl": 9, "allow_no_ttl": false,
                 "on_deadline": "pause"},
         });

@@ -11,11 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
-use super::recipe::{lifecycle_out, network_in, network_out, overlaid, recipe_in, template_out};
+use super::recipe::{lifecycle_out, network_in, network_out, overlaid, recipe_in, requests_in, template_out};
 use crate::{
     crd::{
-        DesiredState, ImageMeta, Phase, PodSettings, Reason, Recipe, Sandbox, SandboxSpec, SandboxTemplate,
-        Volume,
+        DesiredState, ImageMeta, Phase, PodSettings, Reason, Recipe, Requests, Sandbox, SandboxSpec,
+        SandboxTemplate, Volume,
     },
     names::{FINALIZER, ID, MANAGED_BY, OWNER_LABEL, id_of},
 };
@@ -88,6 +88,7 @@ fn request(it: &Sandbox) -> CreateRequest {
         cpu: recipe.cpu.clone(),
         memory: recipe.memory.clone(),
         disk: recipe.disk.clone(),
+        requests: requests_in(recipe.requests.as_ref()),
         owner: it.spec.owner.clone(),
         labels: own_labels(it),
         ttl: if never { Ttl::Never } else { Ttl::Template },
@@ -181,6 +182,10 @@ pub fn from_core(it: &sandbox::Sandbox, namespace: &str) -> Sandbox {
         cpu: Some(spec.limits.cpu.to_string()),
         memory: Some(spec.limits.memory.to_string()),
         disk: Some(spec.limits.disk.to_string()),
+        requests: Some(Requests {
+            cpu: Some(spec.requests.cpu.to_string()),
+            memory: Some(spec.requests.memory.to_string()),
+        }),
         pids: i64::try_from(spec.limits.pids).ok(),
         env: spec.env.clone(),
         start_command: spec.start_command.clone(),
@@ -192,6 +197,7 @@ pub fn from_core(it: &sandbox::Sandbox, namespace: &str) -> Sandbox {
         network: Some(network_out(&spec.network)),
         sudo: Some(spec.sudo),
         lifecycle: Some(lifecycle),
+        executor: Some(spec.executor),
         ..template_out(&Default::default()).recipe
     };
     let asked = SandboxSpec {

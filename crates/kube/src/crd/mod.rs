@@ -5,7 +5,7 @@ mod recipe;
 mod sandbox;
 mod template;
 
-pub use recipe::{EgressMode, Lifecycle, Network, OnDeadline, Recipe, Tier, Volume};
+pub use recipe::{EgressMode, Lifecycle, Network, OnDeadline, Recipe, Requests, Tier, Volume};
 pub use sandbox::{DesiredState, Phase, Reason, Sandbox, SandboxSpec, SandboxStatus, Transition, condition};
 pub use template::{
     Gpu, ImageMeta, PodSettings, SandboxTemplate, SandboxTemplateSpec, SandboxTemplateStatus, Toleration,

@@ -24,6 +24,9 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub memory: Option<String>,
+    /// What is set aside, in place of the tier's; at most the limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
     /// Limit of what is written to the root filesystem, e.g. `10Gi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
@@ -90,6 +93,20 @@ pub enum Tier {
     Standard,
     /// 4 CPU, 8 GiB, 100 GiB of disk.
     Premium,
+}
+
+/// What is set aside for a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Requests {
+    /// CPU, e.g. `250m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub cpu: Option<String>,
+    /// Memory, e.g. `128Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub memory: Option<String>,
 }
 
 /// Storage of a user that outlives their sandboxes.
