@@ -10,6 +10,9 @@ use crate::{driver::DriverError, error::Invalid, id::SandboxId, id::check_name, 
 /// Size of a volume that names none.
 pub const DEFAULT_SIZE: Bytes = Bytes(10 << 30);
 
+/// The least that a filesystem needs for itself.
+const LEAST_SIZE: Bytes = Bytes(16 << 20);
+
 /// Where nothing may be mounted: the system's own, and the agent's place.
 const TAKEN: [&str; 4] = ["/proc", "/sys", "/dev", "/.atoll"];
 
@@ -48,10 +51,18 @@ pub fn parse(volumes: &BTreeMap<String, VolumeSpec>) -> Result<Vec<Volume>, Inva
             let problem = format!("{path} is where volume {} is mounted", other.name);
             return Err(Invalid::new(format!("volumes.{name}.path"), problem));
         }
-        let size = spec.size.as_deref().map(|text| Bytes::parse(&format!("volumes.{name}.size"), text));
+        let size = spec.size.as_deref().map(|text| check_size(&format!("volumes.{name}.size"), text));
         parsed.push(Volume { name: name.clone(), path, size: size.transpose()?.unwrap_or(DEFAULT_SIZE) });
     }
     Ok(parsed)
+}
+
+fn check_size(field: &str, text: &str) -> Result<Bytes, Invalid> {
+    let size = Bytes::parse(field, text)?;
+    if size < LEAST_SIZE {
+        return Err(Invalid::new(field, format!("{size} is too little; the least is {LEAST_SIZE}")));
+    }
+    Ok(size)
 }
 
 fn check_path(field: &str, path: &str) -> Result<String, Invalid> {
@@ -115,7 +126,9 @@ mod tests {
         for bad in ["", "/", "home", "/a/../b", "/a//b", "/proc", "/dev/shm", "/.atoll", "/a:b", "/./a"] {
             assert_eq!(parse(&one(bad, None)).unwrap_err().field, "volumes.home.path", "{bad:?}");
         }
-        assert_eq!(parse(&one("/a", Some("much"))).unwrap_err().field, "volumes.home.size");
+        for bad in ["much", "0", "1Mi"] {
+            assert_eq!(parse(&one("/a", Some(bad))).unwrap_err().field, "volumes.home.size", "{bad}");
+        }
         let mut two = one("/a", None);
         two.insert("work".into(), VolumeSpec { path: "/a/".into(), size: None });
         assert_eq!(parse(&two).unwrap_err().field, "volumes.work.path");

@@ -5,8 +5,11 @@ mod btrfs;
 mod choice;
 mod ext4;
 mod pool;
+mod volumes;
 
 pub use choice::{Choice, Kind, MARK, Storage, choose, lacks_ext4};
+pub use ext4::alone;
+pub use volumes::VolumeFiles;
 
 use std::{
     fs, io,
@@ -51,8 +54,8 @@ pub enum DiskError {
     },
     /// A sandbox's disk cannot be set aside.
     #[error(
-        "its disk of {wanted} is set aside at once, and {path} has {free} free, of which 1Gi stays for the machine; ask for \
-         a smaller `disk`, or remove sandboxes"
+        "its {wanted} of disk are set aside at once, and {path} has {free} free, of which 1Gi stays for the machine; ask \
+         for a smaller `disk` or volume, or remove sandboxes"
     )]
     Full {
         /// Where.
@@ -116,10 +119,13 @@ impl Disk {
             Kind::Ext4 => usable_ext4()?,
         }
         choice::remember(data, kind)?;
-        for name in ["images", "sandboxes"] {
+        for name in ["images", "sandboxes", "volumes"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(at(&path))?;
         }
+        // What is a setuid program for the root inside would be one for the host's.
+        let volumes = root.join("volumes");
+        fs::set_permissions(&volumes, fs::Permissions::from_mode(0o700)).map_err(at(&volumes))?;
         Ok(Self { root, kind })
     }
 
@@ -176,9 +182,13 @@ impl Disk {
     /// # Errors
     /// When the filesystem refuses.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
-        let path = self.sandbox(name);
+        self.remove_from(&self.sandboxes(), name)
+    }
+
+    fn remove_from(&self, place: &Path, name: &str) -> Result<(), DiskError> {
+        let path = place.join(name);
         let removed = match self.kind {
-            Kind::Btrfs => btrfs::remove_subvolume(&self.root.join("sandboxes"), name),
+            Kind::Btrfs => btrfs::remove_subvolume(place, name),
             Kind::Ext4 => fs::remove_file(&path),
         };
         match removed {
@@ -190,8 +200,7 @@ impl Disk {
     /// Names of all sandboxes that have files.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.root.join("sandboxes")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        names_in(&self.sandboxes())
     }
 
     /// Bytes charged to a sandbox, where that is counted. `process` is its first process, while it has one.
@@ -220,6 +229,11 @@ impl Disk {
     fn sandbox(&self, name: &str) -> PathBuf {
         self.root.join("sandboxes").join(name)
     }
+}
+
+fn names_in(place: &Path) -> Vec<String> {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Makes an upper or work directory of `uid`.
@@ -274,7 +288,7 @@ fn run(tool: &'static str, command: &mut Command) -> Result<(), DiskError> {
 fn missing(tool: &'static str, error: &io::Error) -> DiskError {
     let package = match tool {
         "mkfs.btrfs" => "btrfs-progs",
-        "mkfs.ext4" => "e2fsprogs",
+        "mkfs.ext4" | "e2fsck" | "resize2fs" => "e2fsprogs",
         _ => "util-linux (mount)",
     };
     DiskError::Tool { tool, problem: format!("{error}; install the package {package}") }

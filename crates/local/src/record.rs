@@ -1,7 +1,7 @@
 //! What is remembered of a sandbox: one JSON file each, the only truth about where sandboxes live on this machine.
 //! It must not know what the driver does with it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -86,19 +86,8 @@ impl Records {
     pub fn save(&self, record: &Record, durable: bool) -> io::Result<()> {
         let directory = self.directory(record.sandbox.id());
         fs::create_dir_all(&directory)?;
-        let (unfinished, path) = (directory.join("record.new"), directory.join("record.json"));
-        let first = !path.exists();
-        let mut file = File::create(&unfinished)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        if durable {
-            file.sync_all()?;
-        }
-        fs::rename(&unfinished, &path)?;
-        if first {
-            File::open(&directory)?.sync_all()?;
-            File::open(&self.root)?.sync_all()?;
-        }
-        Ok(())
+        let first = replace(&directory, "record", &serde_json::to_vec(record)?, durable)?;
+        if first { File::open(&self.root)?.sync_all() } else { Ok(()) }
     }
 
     /// Forgets a sandbox.
@@ -135,7 +124,31 @@ impl Records {
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<Record>> {
+/// Writes `NAME.json` of a directory so that a crash at any instant leaves the old one or the new one, and says whether it
+/// is the first. `durable` waits for the disk; a first one's directory is waited for in any case.
+///
+/// # Errors
+/// When it cannot be written; the old one is still there then.
+pub fn replace(directory: &Path, name: &str, bytes: &[u8], durable: bool) -> io::Result<bool> {
+    let (unfinished, path) = (directory.join(format!("{name}.new")), directory.join(format!("{name}.json")));
+    let first = !path.exists();
+    let mut file = File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&unfinished, &path)?;
+    if first {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(first)
+}
+
+/// Reads what [`replace`] wrote; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read or is damaged: that is named.
+pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result?,

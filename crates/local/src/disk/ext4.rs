@@ -8,17 +8,24 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     process::Command,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
+
+use rustix::fs::{FlockOperation, flock};
 
 use atoll_core::quantity::Bytes;
 
-use super::{DiskError, free, run, set_aside};
+use super::{DiskError, at, free, missing, run, set_aside};
 
 /// What stays free for the machine, and for records and logs.
 const RESERVE: Bytes = Bytes::GIB;
 /// Below this, a journal of 1,024 blocks of 4 KiB would take most of it.
 const SMALL: Bytes = Bytes(32 << 20);
+
+/// How long the mount of a run before may take to be written back and to go.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the file; what was there is replaced.
 ///
@@ -32,16 +39,64 @@ pub fn make(path: &Path, size: Bytes) -> Result<(), DiskError> {
     made
 }
 
+/// Makes one larger that nobody has mounted; one that is as large stays. After a crash in between it is done again.
+///
+/// # Errors
+/// When there is no room, it is mounted for too long, or a tool fails. The file may be larger than what is in it then,
+/// which harms nothing.
+pub fn grow(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    let file = fs::File::options().read(true).write(true).open(path).map_err(at(path))?;
+    // The same lock as a mount's: see the launcher.
+    alone(&file).map_err(at(path))?;
+    let had = file.metadata().map_err(at(path))?.len();
+    if had < size.0 {
+        extend(path, &file, Bytes(had), size)?;
+    }
+    // resize2fs takes none that was mounted since it was checked.
+    check(path)?;
+    run("resize2fs", Command::new("resize2fs").arg(path))
+}
+
+fn extend(path: &Path, file: &fs::File, had: Bytes, size: Bytes) -> Result<(), DiskError> {
+    let _turn = turn();
+    let more = Bytes(size.0 - had.0);
+    room(path, more)?;
+    let taken = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), had.0, more.0);
+    taken.map_err(|error| at(path)(error.into()))
+}
+
+/// Its journal is played back on the way. An exit code of 1 says that something was mended.
+fn check(path: &Path) -> Result<(), DiskError> {
+    let output = Command::new("e2fsck").args(["-f", "-p"]).arg(path).output();
+    let output = output.map_err(|error| missing("e2fsck", &error))?;
+    match output.status.code() {
+        Some(0 | 1) => Ok(()),
+        _ => Err(DiskError::Tool {
+            tool: "e2fsck",
+            problem: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        }),
+    }
+}
+
 /// One at a time: between the look and the taking, another one could take what was seen.
 fn allocate(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    let _turn = turn();
+    room(path, size)?;
+    set_aside(path, size)
+}
+
+fn turn() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn room(path: &Path, size: Bytes) -> Result<(), DiskError> {
     let directory = path.parent().unwrap_or(path);
     let free = free(directory)?;
     if free.0.saturating_sub(RESERVE.0) < size.0 {
         return Err(DiskError::Full { path: directory.to_owned(), wanted: size, free });
     }
-    set_aside(path, size)
+    Ok(())
 }
 
 /// Its tables stay unwritten: a file that was just allocated reads as zeros. With a journal, because what is in it must
@@ -52,6 +107,27 @@ fn format(path: &Path, size: Bytes) -> Result<(), DiskError> {
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.args(["-q", "-F", "-m", "0", "-I", "256", "-i", "16384", "-b", block, "-E", unwritten]).arg(path);
     run("mkfs.ext4", &mut mkfs)
+}
+
+/// Two mounts of one file would destroy it. The lock goes with the open file, which the loop device keeps open: so it is
+/// held for as long as there is a mount, in whatever namespace.
+///
+/// # Errors
+/// When it is mounted for too long.
+pub fn alone(file: &fs::File) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(io::Error::other("it is still mounted from the run before"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Bytes that files take in one that is not mounted.
@@ -96,6 +172,27 @@ mod tests {
     }
 
     #[test]
+    fn one_grows_once_and_only_where_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("files");
+        make(&path, Bytes(16 << 20)).unwrap();
+        let blocks = || {
+            let mut superblock = [0; 1024];
+            fs::File::open(&path).unwrap().read_exact_at(&mut superblock, 1024).unwrap();
+            u32::from_le_bytes(superblock[4..8].try_into().unwrap())
+        };
+        let had = blocks();
+        for _ in 0..2 {
+            grow(&path, Bytes(48 << 20)).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().len(), 48 << 20);
+            assert_eq!(blocks(), had * 3);
+        }
+        let all = free(directory.path()).unwrap();
+        assert!(matches!(grow(&path, Bytes(all.0 * 2)), Err(DiskError::Full { .. })));
+        assert_eq!(fs::metadata(&path).unwrap().len(), 48 << 20);
+    }
+
+    #[test]
     fn one_that_does_not_fit_is_refused_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("files");
@@ -113,5 +210,18 @@ mod tests {
         let path = directory.path().join("files");
         fs::write(&path, vec![0; 4096]).unwrap();
         assert!(usage(&path).is_err() && usage(directory.path()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_mounted_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("files");
+        let first = fs::File::create(&path).unwrap();
+        alone(&first).unwrap();
+        let second = thread::spawn(move || alone(&fs::File::open(&path).unwrap()));
+        thread::sleep(Duration::from_millis(5));
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 }

@@ -24,6 +24,7 @@ pub async fn adopt(inner: &Arc<Inner>) -> Result<(), OpenError> {
     let mut entries = Vec::with_capacity(records.len());
     for record in records {
         inner.slots().mark(record.slot);
+        inner.shelf.hold(&record.sandbox);
         let entry = Entry::new(record);
         inner.table.insert(&entry);
         entries.push(entry);
@@ -125,5 +126,5 @@ fn sweep(inner: &Inner) -> Result<(), DriverError> {
     for name in inner.disk.names().iter().filter(|name| !names.contains(name.as_str())) {
         inner.disk.remove(name).map_err(internal)?;
     }
-    Ok(())
+    inner.sweep_volumes()
 }

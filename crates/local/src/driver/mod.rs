@@ -36,6 +36,7 @@ use atoll_proto::sign::RequestSigner;
 use self::{
     cells::Cells,
     table::{Entry, Table},
+    volumes::Shelf,
 };
 use crate::{
     cgroup::{CgroupError, Cgroups},
@@ -116,6 +117,7 @@ struct Inner {
     images: ImageStore,
     router: Router,
     table: Table,
+    shelf: Shelf,
     slots: Mutex<Addresses>,
     starting: Semaphore,
     events: broadcast::Sender<Event>,
@@ -159,6 +161,7 @@ impl Inner {
         let router = Router::ensure(&host.net)?;
         let images = ImageStore::open(&disk.images(), config.registries.clone())?;
         let records = Records::open(config.data.join("sandboxes"))?;
+        let shelf = Shelf::open(&config.data)?;
         let run = config.data.join("run");
         let mount_point = run.join("mnt");
         fs::create_dir_all(&mount_point)?;
@@ -177,6 +180,7 @@ impl Inner {
             images,
             router,
             table: Table::default(),
+            shelf,
             slots: Mutex::new(Addresses::new(SLOTS)),
             starting: Semaphore::new(cores * 2),
             events: broadcast::channel(EVENTS).0,
@@ -303,7 +307,7 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
         Disk::close(data)?;
         host::release(data, &host);
     }
-    for name in ["sandboxes", "run", "disk"] {
+    for name in ["sandboxes", "volumes", "run", "disk"] {
         remove_tree(&data.join(name))?;
     }
     for name in

@@ -121,6 +121,7 @@ impl Inner {
             }
         }
         let record = entry.record();
+        self.shelf.release(&record.sandbox);
         self.table.remove(&record.sandbox);
         self.slots().release(record.slot);
         self.tell(&entry.sandbox(), true);
@@ -129,6 +130,7 @@ impl Inner {
     fn remove(&self, record: &Record) -> Result<(), DriverError> {
         self.end(record, Duration::ZERO)?;
         self.disk.remove(record.sandbox.id().as_str()).map_err(internal)?;
+        self.drop_new_volumes(&record.sandbox)?;
         self.records.remove(record.sandbox.id()).map_err(internal)
     }
 

@@ -38,6 +38,15 @@ impl Inner {
     /// Records a new sandbox. From then on it exists.
     pub(super) async fn record_new(self: &Arc<Self>, sandbox: Sandbox) -> Result<Arc<Entry>, DriverError> {
         self.check(&sandbox).await?;
+        self.claim_volumes(&sandbox).await?;
+        let recorded = self.record_claimed(sandbox.clone()).await;
+        if recorded.is_err() {
+            self.shelf.release(&sandbox);
+        }
+        recorded
+    }
+
+    async fn record_claimed(self: &Arc<Self>, sandbox: Sandbox) -> Result<Arc<Entry>, DriverError> {
         let full = || {
             DriverError::Exhausted(format!("this machine has all of its {} sandboxes", super::SLOTS.len()))
         };
@@ -119,7 +128,11 @@ impl Inner {
 
     async fn record_failure(self: &Arc<Self>, entry: &Arc<Entry>, error: &DriverError) {
         let (inner, record) = (Arc::clone(self), entry.record());
-        let cleaned = blocking(move || inner.clean_up(&record)).await;
+        let cleaned = blocking(move || {
+            inner.clean_up(&record)?;
+            inner.drop_new_volumes(&record.sandbox)
+        })
+        .await;
         let code = match error {
             DriverError::Image { code, .. } => code.as_str(),
             DriverError::Exhausted(_) => "exhausted",
@@ -149,6 +162,10 @@ impl Inner {
         let launched = Record { process, group, populated: true, ..Record::clone(&entry.record()) };
         entry.set(launched);
         unless_deleted(entry, self.await_agent(entry, &identity)).await?;
+        if !entry.record().sandbox.spec.volumes.is_empty() {
+            let (inner, record) = (Arc::clone(self), entry.record());
+            blocking(move || inner.keep_volumes(&record.sandbox)).await?;
+        }
         Ok(identity)
     }
 
@@ -201,6 +218,7 @@ impl Inner {
             upper: layers.upper,
             work: layers.work,
             file: layers.file,
+            volumes: self.ready_volumes(record, default_user(record, base))?,
             agent: self.agent.clone(),
             socket: self.socket(record),
             log: self.log(record),
@@ -302,13 +320,22 @@ impl Base {
     }
 }
 
-fn no_room(error: DiskError) -> DriverError {
+pub(super) fn no_room(error: DiskError) -> DriverError {
     let text = error.to_string();
     let full = text.contains("No space left") || text.contains("quota exceeded");
     match error {
         DiskError::Full { .. } => DriverError::Exhausted(text),
         _ if full => DriverError::Exhausted(format!("the disk of the sandboxes is full: {text}")),
         _ => internal(text),
+    }
+}
+
+/// Who runs commands that name nobody.
+fn default_user<'a>(record: &'a Record, base: &'a Base) -> &'a str {
+    match &record.sandbox.spec.user {
+        Some(user) => user,
+        None if base.config.user.is_empty() => "root",
+        None => &base.config.user,
     }
 }
 
@@ -319,18 +346,18 @@ fn agent_config(record: &Record, base: &Base) -> serde_json::Value {
     let pairs = image.env.iter().filter_map(|pair| pair.split_once('='));
     let mut env: std::collections::BTreeMap<&str, &str> = pairs.collect();
     env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let given = |own: &Option<String>, images: &str, otherwise: &str| match own {
-        Some(own) => own.clone(),
-        None if images.is_empty() => otherwise.to_owned(),
-        None => images.to_owned(),
+    let workdir = match &spec.workdir {
+        Some(own) => own,
+        None if image.workdir.is_empty() => "/",
+        None => &image.workdir,
     };
     serde_json::json!({
         "sandbox_id": spec.id.as_str(),
         "hostname": spec.id.as_str(),
         "env": env,
         "start_command": spec.start_command,
-        "workdir": given(&spec.workdir, &image.workdir, "/"),
-        "default_user": given(&spec.user, &image.user, "root"),
+        "workdir": workdir,
+        "default_user": default_user(record, base),
         "allow_sudo": spec.sudo,
         "log_cap_bytes": LOG_CAP,
         "cpu_count": spec.limits.cpu.0 as f64 / 1000.0,

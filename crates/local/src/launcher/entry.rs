@@ -16,6 +16,7 @@ use super::{
     first::Inherited,
     founder, mounts,
     raw::{self, During, Fork, Step, StepError},
+    volumes,
 };
 use crate::net::{self, Router};
 
@@ -149,6 +150,7 @@ impl Founded {
         let path = format!("/proc/{}/ns/user", self.founder);
         let userns = File::open(path).during("open the user namespace")?;
         mounts::overlay(launch, Some(userns.as_fd()))?;
+        volumes::mount(launch, Some(userns.as_fd()))?;
         self.tell_to_go()?;
         let Report::First(first) = self.next_report()? else { return Err(out_of_turn()) };
         self.first = Some(first);

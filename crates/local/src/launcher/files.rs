@@ -6,17 +6,11 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::raw::{self, During, Step, check, cstring};
-use crate::disk::{MOUNTED, make_layer};
+use crate::disk::{MOUNTED, alone, make_layer};
 
-/// How long the mount of a run before may take to be written back and to go.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How often another may be quicker to take a free device.
 const TRIES: usize = 1000;
 
@@ -40,20 +34,25 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// Mounts the file in the workplace. `fresh` has the layers made in it, for `uid`.
+/// Mounts a sandbox's file in the workplace. `fresh` has the layers made in it, for `uid`.
 pub fn mount(file: &Path, fresh: bool, uid: u32) -> Step {
-    fs::create_dir(MOUNTED).during("make the place for the sandbox's files")?;
-    let (name, _device) = attach(file).during(format_args!("attach {}", file.display()))?;
-    let flags = libc::MS_NOATIME | libc::MS_NODEV | libc::MS_NOSUID;
-    // Its tables need no zeroing, see where it is made; after an I/O error of the host's disk nothing more is written.
-    let options = c"noinit_itable,errors=remount-ro";
-    raw::mount(&cstring(&name)?, &cstring(Path::new(MOUNTED))?, c"ext4", flags, options)
-        .during(format_args!("mount {}", file.display()))?;
+    mount_at(file, Path::new(MOUNTED))?;
     if !fresh {
         return Ok(());
     }
     let layers = ["upper", "work"].map(|name| Path::new(MOUNTED).join(name));
     layers.iter().try_for_each(|layer| make_layer(layer, uid)).during("make the sandbox's layers")
+}
+
+/// Mounts a file at a place, which is made.
+pub fn mount_at(file: &Path, place: &Path) -> Step {
+    fs::create_dir(place).during("make the place for the files")?;
+    let (name, _device) = attach(file).during(format_args!("attach {}", file.display()))?;
+    let flags = libc::MS_NOATIME | libc::MS_NODEV | libc::MS_NOSUID;
+    // Its tables need no zeroing, see where it is made; after an I/O error of the host's disk nothing more is written.
+    let options = c"noinit_itable,errors=remount-ro";
+    raw::mount(&cstring(&name)?, &cstring(place)?, c"ext4", flags, options)
+        .during(format_args!("mount {}", file.display()))
 }
 
 /// A loop device on the file. It is detached when nothing has it open or mounted any more.
@@ -73,24 +72,6 @@ fn attach(path: &Path) -> io::Result<(PathBuf, OwnedFd)> {
         }
     }
     Err(io::Error::other("every free loop device was taken by somebody else"))
-}
-
-/// Two mounts of one file would destroy it. The lock goes with the open file, which the loop device keeps open: so it is
-/// held for as long as there is a mount, in whatever namespace.
-fn alone(file: &File) -> io::Result<()> {
-    let begun = Instant::now();
-    loop {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(io::Error::other("it is still mounted from the run before"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Direct I/O, or every page would be cached twice; the kernel does without where the host's filesystem cannot.
@@ -120,18 +101,5 @@ mod tests {
     fn the_structure_is_the_kernels() {
         assert_eq!(size_of::<Config>(), 304);
         assert_eq!(std::mem::offset_of!(Config, flags), 8 + 52);
-    }
-
-    #[test]
-    fn a_file_that_is_mounted_is_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("files");
-        let first = File::create(&path).unwrap();
-        alone(&first).unwrap();
-        let second = thread::spawn(move || alone(&File::open(&path).unwrap()));
-        thread::sleep(Duration::from_millis(5));
-        assert!(!second.is_finished());
-        drop(first);
-        second.join().unwrap().unwrap();
     }
 }

@@ -12,6 +12,7 @@
 //! It must not know of images, records or the agent's protocol: it is given directories, descriptors and bytes.
 
 mod cell;
+mod copy;
 pub(crate) mod entry;
 mod files;
 #[cfg(test)]
@@ -22,9 +23,11 @@ pub(crate) mod mounts;
 pub(crate) mod privileges;
 pub(crate) mod raw;
 pub(crate) mod syscalls;
+pub(crate) mod volumes;
 
 pub use cell::{Cell, Launched};
 pub use entry::entry;
+pub use volumes::Attached;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -52,6 +55,8 @@ pub struct Launch {
     pub work: PathBuf,
     /// The file that has both in a filesystem of its own, which is mounted in the workplace, where their paths then begin.
     pub file: Option<PathBuf>,
+    /// The user's volumes, outer places before inner ones.
+    pub volumes: Vec<Attached>,
     /// The program that becomes the first process.
     pub agent: PathBuf,
     /// Where its socket is bound.

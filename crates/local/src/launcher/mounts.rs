@@ -100,7 +100,8 @@ fn map_layer(lower: &Path, index: usize, userns: Option<BorrowedFd<'_>>) -> Step
 pub fn enter_root() -> Step {
     let nodes = NODES.map(raw::clone_mount);
     let old_root = open_directory("/").during("open the old root")?;
-    raw::mount(c"root", c"root", c"", libc::MS_BIND, c"").during("bind the new root")?;
+    let with_volumes = libc::MS_BIND | libc::MS_REC;
+    raw::mount(c"root", c"root", c"", with_volumes, c"").during("bind the new root")?;
     std::env::set_current_dir(ROOT).during("enter the new root")?;
     raw::pivot_here().during("pivot the root")?;
     mount_kernel_filesystems()?;

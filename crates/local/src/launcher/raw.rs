@@ -141,10 +141,20 @@ pub fn set_attributes(
     attributes: u64,
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
+    change_attributes(tree, attributes, 0, userns)
+}
+
+/// Adds attributes to a detached mount and takes others away; `userns` maps its ids.
+pub fn change_attributes(
+    tree: BorrowedFd<'_>,
+    attributes: u64,
+    cleared: u64,
+    userns: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let idmap = if userns.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
     let attr = libc::mount_attr {
         attr_set: attributes | idmap,
-        attr_clr: 0,
+        attr_clr: cleared,
         propagation: 0,
         userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
@@ -159,12 +169,33 @@ pub fn set_attributes(
 
 /// Attaches a detached mount.
 pub fn attach(tree: BorrowedFd<'_>, target: &CStr) -> io::Result<()> {
+    move_mount(tree, libc::AT_FDCWD, target, libc::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Attaches a detached mount to the very directory that is open.
+pub fn attach_to(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, target.as_raw_fd(), c"", flags)
+}
+
+fn move_mount(
+    tree: BorrowedFd<'_>,
+    directory: libc::c_int,
+    target: &CStr,
+    flags: libc::c_uint,
+) -> io::Result<()> {
     // SAFETY: both paths end with NUL.
     unsafe {
-        let (fd, empty, flags) = (tree.as_raw_fd(), c"".as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH);
-        check(libc::syscall(libc::SYS_move_mount, fd, empty, libc::AT_FDCWD, target.as_ptr(), flags))
-            .map(drop)
+        let (fd, empty) = (tree.as_raw_fd(), c"".as_ptr());
+        check(libc::syscall(libc::SYS_move_mount, fd, empty, directory, target.as_ptr(), flags)).map(drop)
     }
+}
+
+/// Joins the user namespace as its root, with every capability in it and none outside. To be done in a process of its own.
+pub fn become_root_of(userns: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no memory.
+    check(libc::c_long::from(unsafe { libc::setns(userns.as_raw_fd(), libc::CLONE_NEWUSER) }))?;
+    become_id(0)
 }
 
 /// Makes the current directory the root; the old root is stacked on it until [`leave_here`].

@@ -23,6 +23,7 @@ use crate::launcher::{
     first::write_names,
     mounts, privileges,
     raw::{self, During, Fork, Step, StepError, cstring},
+    volumes,
 };
 
 const CONTENT: &str = "inside";
@@ -34,6 +35,7 @@ pub fn serve(launch: &Launch, through: &Through) -> Step<i32> {
     let user = through.maps_ids().then(|| user_namespace(launch.uid_base)).transpose();
     let user = user.during("make the user namespace")?;
     mounts::overlay(launch, user.as_ref().map(AsFd::as_fd))?;
+    volumes::mount(launch, user.as_ref().map(AsFd::as_fd))?;
     if launch.fresh {
         in_new_root(launch).during("write host name and name server")?;
     }

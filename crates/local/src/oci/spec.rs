@@ -133,7 +133,7 @@ fn all_mounts(through: &Through, inside: PathBuf) -> Result<Vec<Mount>, OciSpecE
         && fs::symlink_metadata(root(through).join("tmp")).is_ok_and(|tmp| tmp.is_dir())
     {
         // It would put memory on an empty one, which neither counts as disk nor outlives a stop.
-        all.push(mount("/tmp", "bind", root(through).join("tmp"), &["bind", "rw", "nosuid", "nodev"])?);
+        all.push(mount("/tmp", "bind", root(through).join("tmp"), &["rbind", "rw", "nosuid", "nodev"])?);
     }
     // The agent's own mount is below the other; not every crun takes it along.
     let agent = inside.join("agent");
