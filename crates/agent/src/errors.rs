@@ -35,6 +35,8 @@ pub enum ApiError {
     Busy(String),
     #[error("{0}")]
     NotTrusted(String),
+    #[error("nothing listens on port {0}")]
+    PortClosed(u16),
 }
 
 impl ApiError {
@@ -53,6 +55,15 @@ impl ApiError {
             Self::File { error, .. } => file_code(error),
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::Busy(_) => ErrorCode::ResourceExhausted,
+            Self::PortClosed(_) => ErrorCode::Unavailable,
+        }
+    }
+
+    /// What a plain HTTP answer calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PortClosed(_) => "port_closed",
+            _ => self.code().as_str(),
         }
     }
 
@@ -72,6 +83,7 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::File { error, .. } if is_full(error) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::PortClosed(_) => StatusCode::BAD_GATEWAY,
             _ => self.code().http_status(),
         }
     }

@@ -1,6 +1,7 @@
 //! The agent's entrance: connections, trust, and which request goes where.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::app::{self, App};
 use crate::clock::now_ms;
 use crate::errors::ApiError;
-use crate::{dirs, metrics, rpc, transfer};
+use crate::{dirs, metrics, rpc, transfer, tunnel};
 
 /// Of a request's line and headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,11 +38,22 @@ pub struct Server {
     rpc: ConnectRpcService,
     /// Absent on a unix socket, whose other end is trusted.
     verifier: Option<Arc<RequestVerifier>>,
+    /// The address at which a connection over TCP came in.
+    own: Option<IpAddr>,
 }
 
 impl Server {
     pub fn new(app: Arc<App>, verifier: Option<RequestVerifier>) -> Self {
-        Self { rpc: rpc::service(&app), app, verifier: verifier.map(Arc::new) }
+        Self { rpc: rpc::service(&app), app, verifier: verifier.map(Arc::new), own: None }
+    }
+
+    /// Serves one connection over TCP in the background.
+    pub fn serve_tcp(&self, stream: TcpStream) {
+        // Without it small answers only come later.
+        let _ = stream.set_nodelay(true);
+        tunnel::keep_alive(&stream);
+        let own = stream.local_addr().ok().map(|address| address.ip());
+        Self { own, ..self.clone() }.serve(stream);
     }
 
     /// Serves one connection in the background, HTTP/1.1 or HTTP/2.
@@ -60,7 +73,7 @@ impl Server {
                 async move { Ok::<_, Infallible>(server.answer(request).await) }
             });
             // A connection that breaks has nobody to tell.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
 
@@ -97,10 +110,19 @@ impl Server {
             ("POST" | "PUT", "/files") => transfer::upload(app, request).await,
             ("GET", "/dirs") => dirs::download(app, request).await,
             ("PUT" | "POST", "/dirs") => dirs::upload(app, request).await,
+            ("GET", path) if path.starts_with(tunnel::PATH) => self.tunnel(request).await,
             _ => {
                 let Ok(response) = self.rpc.call(request).await;
                 Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
             }
+        }
+    }
+
+    /// Whoever is trusted for a unix socket reaches the ports without the agent.
+    async fn tunnel(&self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+        match (self.own, &self.verifier) {
+            (Some(own), Some(_)) => tunnel::open(own, request).await,
+            _ => Err(ApiError::NotFound("ports are reached through the agent only over TCP".into())),
         }
     }
 }
@@ -146,7 +168,7 @@ fn failure(error: &ApiError) -> Response<Body> {
     let status = error.status();
     let body = serde_json::json!({
         "code": status.as_u16(),
-        "error_code": error.code().as_str(),
+        "error_code": error.name(),
         "message": error.to_string(),
     });
     json(status, &body)

@@ -27,6 +27,7 @@ mod spawn;
 mod spool;
 mod table;
 mod transfer;
+mod tunnel;
 mod unpack;
 mod users;
 mod watchers;

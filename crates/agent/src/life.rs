@@ -138,11 +138,7 @@ async fn accept(listener: Listener, server: Server) {
     loop {
         let accepted = match &listener {
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| server.serve(stream)),
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                // Without it small answers only come later.
-                let _ = stream.set_nodelay(true);
-                server.serve(stream);
-            }),
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| server.serve_tcp(stream)),
         };
         if accepted.is_err() {
             tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use atoll_proto::agent::v1::start_command::State;
@@ -10,10 +12,12 @@ use atoll_proto::agent::v1::*;
 use atoll_proto::init::AgentConfig;
 use atoll_proto::sign::{RequestSigner, SIGNATURE_HEADER};
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn starting(script: &str) -> AgentConfig {
     AgentConfig { start_command: Some(["sh", "-c", script].map(str::to_owned).to_vec()), ..config() }
@@ -154,42 +158,129 @@ async fn nobody_can_look_into_the_agent() {
 }
 
 /// The program on TCP, as where no socket can be passed in.
-#[tokio::test]
-async fn over_tcp_only_signed_requests_are_served() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("config");
-    std::fs::write(&file, serde_json::to_vec(&config()).unwrap()).unwrap();
-    let address = {
+struct OverTcp {
+    child: std::process::Child,
+    address: SocketAddr,
+    signer: RequestSigner,
+    _dir: tempfile::TempDir,
+}
+
+impl OverTcp {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        std::fs::write(&file, serde_json::to_vec(&config()).unwrap()).unwrap();
         let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        probe.local_addr().unwrap()
-    };
-    let signer = RequestSigner::new(&[9; 32]);
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_atoll-agent"))
-        .args(["--config", file.to_str().unwrap(), "--listen-tcp", &address.to_string()])
-        .args(["--public-key", &signer.public_key_hex()])
-        .spawn()
-        .unwrap();
-    let send = async |uri: &str, signature: Option<String>| {
-        let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        let signer = RequestSigner::new(&[9; 32]);
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_atoll-agent"))
+            .args(["--config", file.to_str().unwrap(), "--listen-tcp", &address.to_string()])
+            .args(["--public-key", &signer.public_key_hex()])
+            .spawn()
+            .unwrap();
+        let agent = Self { child, address, signer, _dir: dir };
+        eventually("it listens", async || agent.status("/health", None).await == Some(204)).await;
+        agent
+    }
+
+    fn signed(&self, uri: &str) -> String {
+        self.signer.sign(now_ms(), "isandbox", "GET", uri)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Option<Response<Incoming>> {
+        let stream = tokio::net::TcpStream::connect(self.address).await.ok()?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.ok()
+    }
+
+    async fn status(&self, uri: &str, signature: Option<String>) -> Option<u16> {
         let mut request = Request::get(uri).header("host", "a");
         if let Some(signature) = signature {
             request = request.header(SIGNATURE_HEADER, signature);
         }
-        let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.ok()?;
+        let response = self.send(request.body(Full::default()).unwrap()).await?;
         Some(response.status().as_u16())
-    };
-    eventually("it listens", async || send("/health", None).await == Some(204)).await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
-    assert_eq!(send("/envs", None).await, Some(401));
-    assert_eq!(send("/envs", Some(signer.sign(now, "isandbox", "GET", "/envs"))).await, Some(200));
-    assert_eq!(send("/metrics", Some(signer.sign(now, "isandbox", "GET", "/envs"))).await, Some(401));
-    assert_eq!(send("/envs", Some(signer.sign(now, "iother", "GET", "/envs"))).await, Some(401));
-    assert_eq!(send("/envs", Some(signer.sign(now - 120_000, "isandbox", "GET", "/envs"))).await, Some(401));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    }
+
+    async fn port(&self, port: impl Display) -> Response<Incoming> {
+        let uri = format!("/atoll/port/{port}");
+        let request = Request::get(&uri).header("host", "a").header(SIGNATURE_HEADER, self.signed(&uri));
+        let request = request.header("connection", "Upgrade").header("upgrade", "tcp");
+        self.send(request.body(Full::default()).unwrap()).await.unwrap()
+    }
+}
+
+impl Drop for OverTcp {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+#[tokio::test]
+async fn over_tcp_only_signed_requests_are_served() {
+    let agent = OverTcp::start().await;
+    let signed = |ms: u64, id: &str, uri: &str| Some(agent.signer.sign(ms, id, "GET", uri));
+    let now = now_ms();
+    assert_eq!(agent.status("/envs", None).await, Some(401));
+    assert_eq!(agent.status("/envs", signed(now, "isandbox", "/envs")).await, Some(200));
+    assert_eq!(agent.status("/metrics", signed(now, "isandbox", "/envs")).await, Some(401));
+    assert_eq!(agent.status("/envs", signed(now, "iother", "/envs")).await, Some(401));
+    assert_eq!(agent.status("/envs", signed(now - 120_000, "isandbox", "/envs")).await, Some(401));
+    assert_eq!(agent.status("/atoll/port/80", None).await, Some(401));
+}
+
+/// What listens on loopback alone is reached through the agent, whoever ends the conversation first.
+#[tokio::test]
+async fn a_port_is_reached_through_the_agent() {
+    let agent = OverTcp::start().await;
+    for place in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = tokio::net::TcpListener::bind(place).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let program = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await.unwrap();
+            stream.write_all(format!("{} bytes", heard.len()).as_bytes()).await.unwrap();
+        });
+        let response = agent.port(port).await;
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut greeting = [0; 5];
+        stream.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"hello");
+        stream.write_all(&vec![b'x'; 3 << 20]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "3145728 bytes", "one half was closed, the other went on");
+        program.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_port_where_nothing_listens_is_told_apart() {
+    let agent = OverTcp::start().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (status, body) = answer(agent.port(free).await).await;
+    assert_eq!(status, 502);
+    assert!(String::from_utf8_lossy(&body).contains("\"port_closed\""), "{body:?}");
+    for bad in ["0", "65536", "x", ""] {
+        assert_eq!(agent.port(bad).await.status(), StatusCode::BAD_REQUEST, "{bad:?}");
+    }
+    let plain = agent.status("/atoll/port/80", Some(agent.signed("/atoll/port/80"))).await;
+    assert_eq!(plain, Some(400), "without an upgrade");
+    let trusted = Sandbox::start();
+    eventually("it serves", async || trusted.get("/health").await.0 == 204).await;
+    assert_eq!(trusted.get("/atoll/port/80").await.0, 404, "only over TCP");
 }
 
 #[tokio::test]
