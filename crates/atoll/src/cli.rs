@@ -4,7 +4,7 @@ mod families;
 mod serve;
 
 pub use families::{Images, Keys, Role, Templates};
-pub use serve::{LogFormat, Registries, Serve};
+pub use serve::{Kata, LogFormat, Registries, Serve};
 
 use atoll_client::api::NetworkMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};

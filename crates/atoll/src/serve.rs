@@ -2,6 +2,7 @@
 
 mod admin_key;
 pub mod authorities;
+mod kata;
 mod logging;
 
 use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig, oci::Runtimes};
@@ -41,6 +42,7 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
         no_auth: args.no_auth,
         metrics_public: args.metrics_public,
         tls: tls(&args)?,
+        kata: kata::config(&args.kata)?,
         ..ServerConfig::default()
     };
     let stop = asked_to_stop()?;

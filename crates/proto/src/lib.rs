@@ -1,8 +1,9 @@
-//! What travels between Atoll's programs: the native HTTP API's types ([`api`]) and the agent's protocol ([`agent`],
-//! [`init`], [`sign`]).
+//! What travels between Atoll's programs: the native HTTP API's types ([`api`]), the agent's protocol ([`agent`],
+//! [`init`], [`sign`]) and what executors speak ([`executor`]).
 //! It must not know how anything is done: no I/O, no behaviour beyond conversion and validation of the wire form.
 
 pub mod agent;
 pub mod api;
+pub mod executor;
 pub mod init;
 pub mod sign;

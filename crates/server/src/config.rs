@@ -1,6 +1,17 @@
 //! What can be chosen about a server. Knows nothing of where the choices come from.
 
-use std::time::Duration;
+use atoll_core::{
+    error::Invalid,
+    id::{SandboxId, check_name},
+    quantity::{Bytes, MilliCpu},
+    template::{self, EXECUTOR, TemplateSpec},
+};
+use std::{ops::RangeInclusive, time::Duration};
+
+/// Seconds that a container may be given to become ready.
+const READY_SECONDS: RangeInclusive<u64> = 30..=300;
+/// A pod's name is a DNS label (RFC 1035, 2.3.4): what is left beside `-` and an id.
+const LONGEST_PREFIX: usize = 63 - 1 - 20;
 
 /// How a server behaves.
 #[derive(Clone, Debug, Default)]
@@ -11,8 +22,79 @@ pub struct ServerConfig {
     pub metrics_public: bool,
     /// Speak TLS.
     pub tls: Option<Tls>,
+    /// Containers of the API under `/api/kata`.
+    pub kata: KataConfig,
     /// How much of everything.
     pub limits: Limits,
+}
+
+/// What containers of the API under `/api/kata` are.
+#[derive(Clone, Debug)]
+pub struct KataConfig {
+    /// What their pods' names begin with, before `-` and the id.
+    pub pod_name_prefix: String,
+    /// How long one may take to be ready before its creation is told to have failed: 30 to 300 seconds.
+    pub ready_timeout: Duration,
+    /// The built-in template that they are made from. A tenant's own of that name takes its place.
+    pub executor: TemplateSpec,
+}
+
+impl Default for KataConfig {
+    fn default() -> Self {
+        Self {
+            pod_name_prefix: "kata-sandbox".into(),
+            ready_timeout: Duration::from_secs(90),
+            executor: template::builtin(EXECUTOR).unwrap_or_default(),
+        }
+    }
+}
+
+impl KataConfig {
+    /// Refuses what no container could be made with.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<(), Invalid> {
+        check_name("pod_name_prefix", &self.pod_name_prefix)?;
+        if self.pod_name_prefix.len() > LONGEST_PREFIX {
+            return Err(Invalid::new(
+                "pod_name_prefix",
+                format!("has more than {LONGEST_PREFIX} characters"),
+            ));
+        }
+        if !READY_SECONDS.contains(&self.ready_timeout.as_secs()) {
+            return Err(Invalid::new("ready_timeout", "is 30 to 300 seconds"));
+        }
+        self.executor.check()?;
+        self.check_requests()
+    }
+
+    fn check_requests(&self) -> Result<(), Invalid> {
+        let TemplateSpec { cpu, memory, requests, .. } = &self.executor;
+        let cpu_of =
+            |text: &Option<String>| text.as_deref().map(|text| MilliCpu::parse("cpu", text)).transpose();
+        let memory_of =
+            |text: &Option<String>| text.as_deref().map(|text| Bytes::parse("memory", text)).transpose();
+        let refuse = |field: &str| Err(Invalid::new(field, "is more than the limit"));
+        match ((cpu_of(&requests.cpu)?, cpu_of(cpu)?), (memory_of(&requests.memory)?, memory_of(memory)?)) {
+            ((Some(request), Some(limit)), _) if request > limit => refuse("requests.cpu"),
+            (_, (Some(request), Some(limit))) if request > limit => refuse("requests.memory"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The name of a sandbox's pod.
+    #[must_use]
+    pub fn name_of(&self, id: &SandboxId) -> String {
+        format!("{}-{id}", self.pod_name_prefix)
+    }
+
+    /// What may be a sandbox's id in its pod's name, or the whole where that is no such name.
+    #[must_use]
+    pub fn id_of<'a>(&self, name: &'a str) -> &'a str {
+        let rest = name.strip_prefix(&self.pod_name_prefix).and_then(|rest| rest.strip_prefix('-'));
+        rest.unwrap_or(name)
+    }
 }
 
 /// Certificate chain and private key, both PEM.
@@ -71,6 +153,44 @@ impl Default for Limits {
             agent_idle_for: Duration::from_secs(2),
             idempotency_for: Duration::from_secs(24 * 60 * 60),
             key_cache_for: Duration::from_secs(10),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_ids() {
+        let config = KataConfig::default();
+        let id = SandboxId::from_entropy([3; 19]);
+        let name = config.name_of(&id);
+        assert!(name.starts_with("kata-sandbox-i") && name.len() <= 63);
+        assert_eq!((config.id_of(&name), config.id_of(id.as_str())), (id.as_str(), id.as_str()));
+        assert_eq!(config.id_of("kata-sandboxes-x"), "kata-sandboxes-x");
+    }
+
+    #[test]
+    fn each_refusal_names_its_field() {
+        let config = KataConfig::default;
+        config().check().unwrap();
+        let sized = |cpu: &str, memory: &str| {
+            let mut sized = config();
+            sized.executor.cpu = Some(cpu.into());
+            sized.executor.memory = Some(memory.into());
+            sized
+        };
+        for (field, config) in [
+            ("pod_name_prefix", KataConfig { pod_name_prefix: "Kata".into(), ..config() }),
+            ("pod_name_prefix", KataConfig { pod_name_prefix: "k".repeat(43), ..config() }),
+            ("ready_timeout", KataConfig { ready_timeout: Duration::from_secs(29), ..config() }),
+            ("ready_timeout", KataConfig { ready_timeout: Duration::from_secs(301), ..config() }),
+            ("requests.cpu", sized("249m", "1Gi")),
+            ("requests.memory", sized("1", "127Mi")),
+            ("memory", sized("1", "much")),
+        ] {
+            assert_eq!(config.check().unwrap_err().field, field);
         }
     }
 }

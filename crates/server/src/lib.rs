@@ -10,7 +10,7 @@ mod request_id;
 mod services;
 mod world;
 
-pub use config::{Limits, ServerConfig, Tls};
+pub use config::{KataConfig, Limits, ServerConfig, Tls};
 pub use http::openapi;
 pub use listener::{Ports, ServeError, serve};
 pub use world::{RealWorld, World, new_secret};

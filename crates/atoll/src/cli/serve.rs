@@ -24,6 +24,36 @@ pub struct Registries {
     pub docker_config: Option<PathBuf>,
 }
 
+/// What containers of the API under /api/kata are. Sizes make the built-in template `executor`; a stored template of that
+/// name takes its place.
+#[derive(Debug, Default, Args)]
+pub struct Kata {
+    /// What the names of pods under /api/kata begin with, before the sandbox's id [default: kata-sandbox]
+    #[arg(long, value_name = "NAME")]
+    pub kata_pod_prefix: Option<String>,
+    /// Seconds after which a container under /api/kata that is not ready is told to have failed, 30 to 300 [default: 90]
+    #[arg(long, value_name = "SECONDS")]
+    pub kata_ready_timeout: Option<u64>,
+    /// Runtime of the containers under /api/kata: an OCI runtime [default: our own launcher]
+    #[arg(long, value_name = "NAME")]
+    pub kata_runtime_class: Option<String>,
+    /// Their image [default: base]
+    #[arg(long, value_name = "IMAGE")]
+    pub kata_image: Option<String>,
+    /// CPU that a cluster sets aside for each [default: 250m]
+    #[arg(long, value_name = "CPU")]
+    pub kata_cpu_request: Option<String>,
+    /// Memory that a cluster sets aside for each [default: 128Mi]
+    #[arg(long, value_name = "SIZE")]
+    pub kata_memory_request: Option<String>,
+    /// CPU limit of each [default: 1000m]
+    #[arg(long, value_name = "CPU")]
+    pub kata_cpu_limit: Option<String>,
+    /// Memory limit of each [default: 512Mi]
+    #[arg(long, value_name = "SIZE")]
+    pub kata_memory_limit: Option<String>,
+}
+
 /// `atoll serve`
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -66,6 +96,9 @@ pub struct Serve {
     /// How to log
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// What containers under /api/kata are.
+    #[command(flatten)]
+    pub kata: Kata,
     /// Where images come from.
     #[command(flatten)]
     pub registries: Registries,

@@ -61,6 +61,7 @@ pub fn sandbox(id: &str) -> Sandbox {
         cpu: "2".into(),
         memory: "512Mi".into(),
         disk: "10Gi".into(),
+        requests: Default::default(),
         pids: 100,
         io: atoll_client::api::Io::default(),
         ttl: None,

@@ -1,4 +1,5 @@
-//! The WebSocket of a command with input: text messages, or binary frames when the URL says so.
+//! The WebSocket of a command with input: text messages, or binary frames when the URL says so, or, for clients of other
+//! APIs, nothing but what is typed and shown.
 
 use atoll_proto::api::{FRAME_STDERR, FRAME_STDOUT, InteractiveMessage, InteractiveStart};
 use axum::{
@@ -13,6 +14,7 @@ use futures::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
+use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 
 use super::{error::Answer, extract::Query};
@@ -31,6 +33,8 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(30);
 /// A ping goes out so often, so that nobody between takes the connection for dead.
 const PING: Duration = Duration::from_secs(30);
+/// How many bytes of a reason a closing frame can carry (RFC 6455, 5.5).
+const LONGEST_REASON: usize = 123;
 /// The largest message that a client may send: a long command line with its environment.
 const LARGEST: usize = 16 << 20;
 
@@ -57,16 +61,39 @@ pub async fn interactive(
 ) -> Answer<Response> {
     services.sandbox(&caller, &id).await?;
     let start = start(&query)?;
-    let binary = query.switch("binary")?.unwrap_or(false);
+    let wire = if query.switch("binary")?.unwrap_or(false) { Wire::Frames } else { Wire::Messages };
+    Ok(open(services, caller, id, start, wire, upgrade))
+}
+
+/// How input and output travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// As text messages of `InteractiveMessage`.
+    Messages,
+    /// Input and output as binary frames, output with its stream in front.
+    Frames,
+    /// What is typed in, what is shown out, and a text message for the terminal's size. Nothing else is said.
+    Raw,
+}
+
+/// Answers with a WebSocket of the command that `start` or the first message names.
+pub fn open(
+    services: Arc<Services>,
+    caller: Caller,
+    id: String,
+    start: Option<InteractiveStart>,
+    wire: Wire,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     let request = request_id::current().unwrap_or_default();
-    Ok(upgrade.max_message_size(LARGEST).max_frame_size(LARGEST).on_upgrade(async move |socket| {
+    upgrade.max_message_size(LARGEST).max_frame_size(LARGEST).on_upgrade(async move |socket| {
         let stopping = services.base.stopping.clone();
-        let talk = request_id::scope(request, talk(&services, &caller, &id, start, binary, socket));
+        let talk = request_id::scope(request, talk(&services, &caller, &id, start, wire, socket));
         tokio::select! {
             () = talk => {}
             () = stopping.cancelled() => {}
         }
-    }))
+    })
 }
 
 /// What the URL says is to be run.
@@ -94,18 +121,18 @@ async fn talk(
     caller: &Caller,
     id: &str,
     start: Option<InteractiveStart>,
-    binary: bool,
+    wire: Wire,
     mut socket: WebSocket,
 ) {
     let begun = begin(services, caller, id, start, &mut socket).await;
     let (mut to_client, from_client) = socket.split();
     let last = match begun {
         Ok(Some((run, input))) => {
-            let mut output = Output { run, binary, text: Decoder::default() };
+            let mut output = Output { run, wire, text: Decoder::default() };
             // Both ways at once: a command that does not read must not keep its own output back.
             tokio::select! {
                 last = output.pass_on(&mut to_client) => last,
-                () = pass_on(from_client, input) => None,
+                () = pass_on(from_client, input, wire) => None,
             }
         }
         Ok(None) => None,
@@ -113,9 +140,21 @@ async fn talk(
     };
     if let Some(last) = last {
         // The client may be gone; then there is nobody to say it to.
-        let _ = say(&mut to_client, &last).await;
-        let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
-        let _ = to_client.send(Message::Close(Some(close))).await;
+        if wire != Wire::Raw {
+            let _ = say(&mut to_client, &last).await;
+        }
+        let _ = to_client.send(Message::Close(Some(farewell(wire, &last)))).await;
+    }
+}
+
+/// Where nothing is said, the closing frame tells what failed.
+fn farewell(wire: Wire, last: &InteractiveMessage) -> CloseFrame {
+    match last {
+        InteractiveMessage::Error { message, .. } if wire == Wire::Raw => {
+            let reason = &message[..message.floor_char_boundary(LONGEST_REASON)];
+            CloseFrame { code: close_code::ERROR, reason: reason.into() }
+        }
+        _ => CloseFrame { code: close_code::NORMAL, reason: "".into() },
     }
 }
 
@@ -184,7 +223,7 @@ async fn first(socket: &mut WebSocket) -> Result<Option<InteractiveStart>, Servi
 /// What a command says, on its way to the client.
 struct Output {
     run: Run,
-    binary: bool,
+    wire: Wire,
     text: Decoder,
 }
 
@@ -225,30 +264,63 @@ impl Output {
 
     async fn tell(&mut self, happened: Happened, client: &mut ToClient) -> Result<(), axum::Error> {
         let (stream, piece) = match happened {
+            Happened::Started { .. } if self.wire == Wire::Raw => return Ok(()),
             Happened::Started { pid } => return say(client, &InteractiveMessage::Started { pid }).await,
             Happened::Stdout(piece) => (FRAME_STDOUT, piece),
             Happened::Stderr(piece) => (FRAME_STDERR, piece),
             Happened::Ended(_) => return Ok(()),
         };
-        if self.binary {
-            let frame: Vec<u8> = std::iter::once(stream).chain(piece).collect();
-            return client.send(Message::Binary(frame.into())).await;
-        }
-        match self.text.feed(&piece) {
+        let frame: Vec<u8> = match self.wire {
+            Wire::Raw => piece,
+            Wire::Frames => std::iter::once(stream).chain(piece).collect(),
+            Wire::Messages => return self.tell_text(&piece, client).await,
+        };
+        client.send(Message::Binary(frame.into())).await
+    }
+
+    async fn tell_text(&mut self, piece: &[u8], client: &mut ToClient) -> Result<(), axum::Error> {
+        match self.text.feed(piece) {
             data if data.is_empty() => Ok(()),
             data => say(client, &InteractiveMessage::Output { data }).await,
         }
     }
 }
 
+/// A message of [`Wire::Raw`] that is not typed: the terminal's size, as it is or in a `payload`.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum RawMessage {
+    Resize { payload: Option<Size>, cols: Option<u16>, rows: Option<u16> },
+}
+
+#[derive(Deserialize)]
+struct Size {
+    cols: u16,
+    rows: u16,
+}
+
+/// The size that a text names, unless it is something typed.
+fn size(text: &str) -> Option<(u16, u16)> {
+    let RawMessage::Resize { payload, cols, rows } = serde_json::from_str(text).ok()?;
+    payload.map(|size| (size.cols, size.rows)).or_else(|| cols.zip(rows))
+}
+
+async fn typed(input: &mut Input, text: &str) -> bool {
+    match size(text) {
+        Some((cols, rows)) => input.resize(cols, rows).await,
+        None => input.write(text.as_bytes()).await,
+    }
+}
+
 /// Does what the client says, until it leaves.
-async fn pass_on(mut client: SplitStream<WebSocket>, mut input: Input) {
+async fn pass_on(mut client: SplitStream<WebSocket>, mut input: Input, wire: Wire) {
     while let Some(Ok(message)) = client.next().await {
         // What an ended command does not take any more is lost, as in a pipe; its end is told by itself.
         match message {
             Message::Binary(bytes) => input.write(&bytes).await,
             Message::Close(_) => return,
             Message::Ping(_) | Message::Pong(_) => true,
+            Message::Text(text) if wire == Wire::Raw => typed(&mut input, &text).await,
             Message::Text(text) => match serde_json::from_str(&text) {
                 Ok(InteractiveMessage::Input { data }) => input.write(data.as_bytes()).await,
                 Ok(InteractiveMessage::Eof) => input.end().await,
@@ -258,5 +330,33 @@ async fn pass_on(mut client: SplitStream<WebSocket>, mut input: Input) {
                 Ok(_) | Err(_) => true,
             },
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_from_what_is_typed() {
+        assert_eq!(size(r#"{"type":"resize","cols":100,"rows":40}"#), Some((100, 40)));
+        assert_eq!(size(r#"{"type":"resize","payload":{"cols":100,"rows":40}}"#), Some((100, 40)));
+        for typed in [
+            "ls\n",
+            "{",
+            r#"{"type":"resize"}"#,
+            r#"{"type":"resize","cols":-1,"rows":1}"#,
+            r#"{"cols":1,"rows":1}"#,
+        ] {
+            assert_eq!(size(typed), None, "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_farewell_fits_into_its_frame() {
+        let error = |message: String| InteractiveMessage::Error { message, code: None };
+        let told = farewell(Wire::Raw, &error("é".repeat(200)));
+        assert_eq!((told.code, told.reason.len()), (close_code::ERROR, 122));
+        assert_eq!(farewell(Wire::Messages, &error("x".into())).code, close_code::NORMAL);
     }
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod auth;
+mod dialects;
 mod docs;
 mod error;
 mod exec;

@@ -18,8 +18,8 @@ use utoipa::openapi::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    archive, auth, docs, error::plain, exec, files, form, images, interactive, keys, logs, sandboxes, system,
-    templates,
+    archive, auth, dialects, docs, error::plain, exec, files, form, images, interactive, keys, logs,
+    sandboxes, system, templates,
 };
 use crate::{
     request_id,
@@ -85,7 +85,10 @@ fn description() -> OpenApi {
 /// The API's description, OpenAPI 3.1, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let (_, api) = OpenApiRouter::with_openapi(description()).nest("/api/v1", api()).split_for_parts();
+    let (_, api) = OpenApiRouter::with_openapi(description())
+        .nest("/api/v1", api())
+        .merge(dialects::kata::api())
+        .split_for_parts();
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
@@ -94,6 +97,7 @@ pub fn openapi() -> String {
 /// Everything that the server answers.
 pub fn router(services: Arc<Services>) -> Router {
     let (api, _) = api().split_for_parts();
+    let (kata, _) = dialects::kata::api().split_for_parts();
     let known = from_fn_with_state(services.clone(), auth::identify);
     let open = Router::new()
         .route("/healthz", get(system::healthz))
@@ -101,10 +105,12 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/metrics", get(system::metrics))
         .route("/openapi.json", get(docs::description))
         .route("/docs", get(docs::page))
+        .route("/scalar/v1", get(docs::page))
         .route("/docs/docs.js", get(docs::script))
         .route("/docs/docs.css", get(docs::style));
     Router::new()
-        .nest("/api/v1", api.fallback(unknown).route_layer(known))
+        .nest("/api/v1", api.fallback(unknown).route_layer(known.clone()))
+        .merge(kata.route_layer(known))
         .merge(open)
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

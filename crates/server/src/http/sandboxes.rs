@@ -66,24 +66,24 @@ fn promise(headers: &HeaderMap, body: &[u8]) -> Result<Option<Promise>, ServiceE
 
 /// Everything that happens until the sandbox can be used or could not be made.
 fn events(begun: Begun) -> impl Stream<Item = CreateEvent> + Send {
-    match begun {
-        Begun::Made(sandbox) => {
-            let sandbox = Box::new(convert::sandbox(*sandbox));
-            stream::iter([CreateEvent::Ready { sandbox }]).left_stream()
-        }
-        Begun::UnderWay(creation) => {
-            let id = creation.sandbox.id().to_string();
-            let course = creation.watch();
-            stream::unfold(Some((course, 0)), next_steps)
-                .flat_map(move |steps| stream::iter(steps).map(event_with(id.clone())))
-                .right_stream()
-        }
-    }
+    let id = begun.sandbox().id().to_string();
+    steps(begun).map(event_with(id))
 }
 
-enum Step {
+/// A step of a creation, or its end.
+pub enum Step {
     Did(CreateStep),
     Ended(Result<Box<atoll_core::sandbox::Sandbox>, ServiceError>),
+}
+
+/// Every step from the beginning, and the end.
+pub fn steps(begun: Begun) -> impl Stream<Item = Step> + Send {
+    match begun {
+        Begun::Made(sandbox) => stream::iter([Step::Ended(Ok(sandbox))]).left_stream(),
+        Begun::UnderWay(creation) => {
+            stream::unfold(Some((creation.watch(), 0)), next_steps).flat_map(stream::iter).right_stream()
+        }
+    }
 }
 
 type Place = Option<(watch::Receiver<Course>, usize)>;

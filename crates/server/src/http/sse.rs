@@ -1,4 +1,5 @@
-//! Server-sent events: the event's name is its tag, its data the whole event as JSON.
+//! Server-sent events: the event's name is its tag, its data the whole event as JSON. Other people's clients may want
+//! theirs without a name.
 
 use axum::response::{
     IntoResponse, Response,
@@ -16,7 +17,16 @@ const QUIET: Duration = Duration::from_secs(15);
 
 /// Answers with a stream of events. It must have an end of its own.
 pub fn events<T: Serialize>(stream: impl Stream<Item = T> + Send + 'static) -> Response {
-    let events = request_id::carried(stream).map(|event| Ok::<_, Infallible>(encode(&event)));
+    answer(stream.map(|event| named(&event)))
+}
+
+/// The same without names: each event is one line of data.
+pub fn lines<T: Serialize>(stream: impl Stream<Item = T> + Send + 'static) -> Response {
+    answer(stream.map(|event| Event::default().data(encode(&event).to_string())))
+}
+
+fn answer(stream: impl Stream<Item = Event> + Send + 'static) -> Response {
+    let events = request_id::carried(stream).map(Ok::<_, Infallible>);
     let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(QUIET));
     ([("x-accel-buffering", "no")], sse).into_response()
 }
@@ -26,8 +36,12 @@ pub fn until<S: Stream>(stream: S, stopping: CancellationToken) -> impl Stream<I
     stream.take_until(stopping.cancelled_owned())
 }
 
-fn encode<T: Serialize>(event: &T) -> Event {
-    let value = serde_json::to_value(event).unwrap_or_default();
+fn encode<T: Serialize>(event: &T) -> serde_json::Value {
+    serde_json::to_value(event).unwrap_or_default()
+}
+
+fn named<T: Serialize>(event: &T) -> Event {
+    let value = encode(event);
     let name = value.get("event").and_then(|name| name.as_str()).unwrap_or("message").to_owned();
     Event::default().event(name).data(value.to_string())
 }

@@ -48,6 +48,8 @@ pub struct Services {
     pub access: Access,
     pub agents: Arc<Agents>,
     pub creations: Arc<Creations>,
+    /// Held while it is looked whether a user has a sandbox already.
+    one_at_a_time: tokio::sync::Mutex<()>,
     /// When this server began: what was promised before may have been left undone.
     pub started_at: jiff::Timestamp,
 }
@@ -59,7 +61,7 @@ impl Services {
         let access = Access::new(base.clone());
         let agents = Arc::new(Agents::new(base.clone()));
         let creations = Arc::new(Creations::new(base.clone()));
-        Self { base, access, agents, creations, started_at }
+        Self { base, access, agents, creations, one_at_a_time: tokio::sync::Mutex::default(), started_at }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sandboxes: made, found, listed, changed and moved between phases, each within what the caller may reach.
 
 use atoll_core::{
-    driver::{DriverError, ListQuery, LogStream, no_progress},
+    driver::{DriverError, ListQuery, LogStream, Page, no_progress},
     id::SandboxId,
     lifecycle::later,
     phase::Phase,
@@ -17,6 +17,9 @@ use super::{
     Services, access::Caller, convert, creation::Creation, error::ServiceError, idempotency::Promise,
 };
 use crate::world;
+
+/// Sandboxes of a page, where all are wanted.
+const PAGE: usize = 1000;
 
 /// What became of a request to create.
 pub enum Begun {
@@ -232,12 +235,50 @@ impl Services {
 
     /// One page of those that the caller may reach and that match, also of those that wait to be made.
     pub async fn list(&self, caller: &Caller, query: ListQuery) -> Result<api::SandboxList, ServiceError> {
-        let query = ListQuery { tenant: caller.scope().map(str::to_owned), ..query };
-        // Before the driver is asked: what it is given meanwhile is then seen twice, and not missed.
-        let begun = self.creations.begun();
-        let page = self.base.driver.list(&query).await?.with(begun, &query);
+        let page = self.page(caller, query).await?;
         let items = page.items.into_iter().map(convert::sandbox).collect();
         Ok(api::SandboxList { items, next_cursor: page.next.map(|next| hex::encode(next.to_string())) })
+    }
+
+    async fn page(&self, caller: &Caller, query: ListQuery) -> Result<Page, ServiceError> {
+        let query = ListQuery { tenant: caller.scope().map(str::to_owned).or(query.tenant), ..query };
+        // Before the driver is asked: what it is given meanwhile is then seen twice, and not missed.
+        let begun = self.creations.begun();
+        Ok(self.base.driver.list(&query).await?.with(begun, &query))
+    }
+
+    /// All that the caller may reach and that match, newest first.
+    pub async fn all(&self, caller: &Caller, query: ListQuery) -> Result<Vec<Sandbox>, ServiceError> {
+        let (mut all, mut query) = (Vec::new(), ListQuery { limit: PAGE, ..query });
+        loop {
+            let page = self.page(caller, query.clone()).await?;
+            all.extend(page.items);
+            match page.next {
+                None => return Ok(all),
+                next => query.cursor = next,
+            }
+        }
+    }
+
+    /// The newest sandbox of a user among those that match, whatever it does but having failed; else a new one as asked
+    /// for. Requests for the same user that come at once get the same one.
+    pub async fn one_of_owner(
+        self: &Arc<Self>,
+        caller: &Caller,
+        among: ListQuery,
+        ask: api::CreateSandbox,
+    ) -> Result<Begun, ServiceError> {
+        // Between looking and beginning nobody else may begin; what is begun is found.
+        let _turn = self.one_at_a_time.lock().await;
+        let phases = vec![Phase::Creating, Phase::Running, Phase::Paused, Phase::Stopped];
+        let theirs = ListQuery { owner: ask.owner.clone(), phases, limit: 1, ..among };
+        let Some(found) = self.page(caller, theirs).await?.items.pop() else {
+            return self.create(caller, ask, None).await;
+        };
+        match self.creations.find(found.id()) {
+            Some(creation) => Ok(Begun::UnderWay(creation)),
+            None => Ok(Begun::Made(Box::new(found))),
+        }
     }
 
     /// Takes a sandbox down; one that waits to be made never is.

@@ -4,7 +4,7 @@ use atoll_core::{
     id::check_name,
     key::DEFAULT_TENANT,
     store::StoreError,
-    template::{self, Template},
+    template::{self, EXECUTOR, Template, TemplateSpec},
 };
 use atoll_proto::api;
 use std::collections::BTreeSet;
@@ -46,12 +46,17 @@ impl Services {
     ) -> Result<Template, StoreError> {
         match self.base.templates.template(tenant, name, version).await {
             Err(StoreError::NotFound(what)) => {
-                let spec = template::builtin(name).filter(|_| version.is_none_or(|version| version == 0));
+                let spec = self.builtin(name).filter(|_| version.is_none_or(|version| version == 0));
                 let spec = spec.ok_or(StoreError::NotFound(what))?;
                 Ok(Template { name: name.to_owned(), version: 0, spec, created_at: self.started_at })
             }
             found => found,
         }
+    }
+
+    /// A built-in recipe; the executor's is as this server was told.
+    fn builtin(&self, name: &str) -> Option<TemplateSpec> {
+        if name == EXECUTOR { Some(self.base.config.kata.executor.clone()) } else { template::builtin(name) }
     }
 
     /// The newest version of each.

@@ -1,0 +1,3 @@
+//! Other people's APIs, each a thin translation onto the same services: no behaviour and no state of its own.
+
+pub mod kata;
