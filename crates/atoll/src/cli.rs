@@ -116,6 +116,12 @@ pub enum Command {
         #[arg(short, long)]
         force: bool,
     },
+    /// Write the program that runs inside sandboxes into a folder, for pods that start from another image
+    InstallAgent {
+        /// The folder, which is there already
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Print the description of the HTTP API: OpenAPI 3.1, as JSON
     Openapi,
     /// Print a completion script for a shell

@@ -1,6 +1,7 @@
 //! The one binary: the server and its user's commands. It wires the other crates together and alone reads the
 //! environment; what it does with a sandbox it does through the same API as everybody else.
 
+mod agent;
 mod attach;
 mod cli;
 mod commands;
@@ -58,6 +59,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);
             output::print(&String::from_utf8_lossy(&script)).map(done)
         }
+        Command::InstallAgent { folder } => agent::install(&folder).map(done),
         Command::Openapi => output::print(&atoll_server::openapi()).map(done),
         Command::Serve(args) => {
             let failed = |source| Failure::io("read the system's certificates", source);

@@ -68,6 +68,7 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         | Command::Exec(_)
         | Command::Shell(_)
         | Command::Serve(_)
+        | Command::InstallAgent { .. }
         | Command::Openapi
         | Command::Completions { .. } => Ok(()),
     }
