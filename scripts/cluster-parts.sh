@@ -134,7 +134,9 @@ part() {
     [ ! -d "$whole" ] || return 0
     say "cluster-parts: making $name $version"
     work=$(mktemp -d "$store/work.XXXXXX")
-    if ! (cd "$work" && set -e && "$name") >"$work/log" 2>&1; then
+    # In the background, because the shell stops at no error within a condition.
+    (cd "$work" && "$name") >"$work/log" 2>&1 &
+    if ! wait $!; then
         tail -n 30 "$work/log" >&2
         die cluster-parts "$name $version could not be made; the lines above say why"
     fi

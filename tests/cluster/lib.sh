@@ -45,6 +45,7 @@ node_pods() { echo "$net.$((16 + ${1#node})).0/24"; }
 load() {
     cluster "$1"
     [ -s "$settings" ] || die "there is no cluster $name; start it with tests/cluster/up --name $name"
+    parts=
     # shellcheck source=/dev/null
     . "$settings"
     addresses "$net"
@@ -94,6 +95,14 @@ within() {
     until "$@" >/dev/null 2>&1; do
         [ $SECONDS -lt $end ] || die "$what: not within the time allowed; see $logs"
         sleep 0.1
+    done
+}
+
+# leave GROUP: takes a node's control groups away, or the cluster's. runc makes some in hierarchies that nobody asked for.
+leave() {
+    local each
+    for each in /sys/fs/cgroup/*/"$1"; do
+        [ ! -d "$each" ] || find "$each" -depth -type d -exec rmdir {} +
     done
 }
 
