@@ -21,7 +21,7 @@ use tower::Service;
 use crate::app::{self, App};
 use crate::clock::now_ms;
 use crate::errors::ApiError;
-use crate::{dirs, metrics, rpc, transfer, tunnel};
+use crate::{dirs, executor, metrics, rpc, transfer, tunnel};
 
 /// Of a request's line and headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,11 +40,18 @@ pub struct Server {
     verifier: Option<Arc<RequestVerifier>>,
     /// The address at which a connection over TCP came in.
     own: Option<IpAddr>,
+    /// It answers as the executor, to everybody, and as nothing else.
+    executor: bool,
 }
 
 impl Server {
     pub fn new(app: Arc<App>, verifier: Option<RequestVerifier>) -> Self {
-        Self { rpc: rpc::service(&app), app, verifier: verifier.map(Arc::new), own: None }
+        Self { rpc: rpc::service(&app), app, verifier: verifier.map(Arc::new), own: None, executor: false }
+    }
+
+    /// The same agent behind the executor's port.
+    pub fn executor(&self) -> Self {
+        Self { executor: true, ..self.clone() }
     }
 
     /// Serves one connection over TCP in the background.
@@ -79,6 +86,7 @@ impl Server {
 
     async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {
         let result = match self.trust(&request) {
+            _ if self.executor => executor::answer(&self.app, request).await,
             Ok(()) => self.route(request).await,
             Err(error) => Err(error),
         };

@@ -9,6 +9,7 @@ mod descriptor;
 mod dirs;
 mod entries;
 mod errors;
+mod executor;
 mod http;
 mod life;
 mod log;

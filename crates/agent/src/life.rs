@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +88,12 @@ async fn live(app: Arc<App>, listen: Listen, signals: OwnedFd, log: Option<Log>)
     let reaped = progress.subscribe();
     let (listener, verifier) = listener(listen, &app.config.sandbox_id).await?;
     let server = Server::new(Arc::clone(&app), verifier);
+    // Before anybody can ask whether the agent is there: then the executor is, too.
+    if let Some(port) = app.config.executor_port {
+        let everywhere = (Ipv4Addr::UNSPECIFIED, port);
+        let listener = TcpListener::bind(everywhere).await.map_err(setup("the executor's port"))?;
+        tokio::spawn(accept(Listener::Tcp(listener), server.executor()));
+    }
     tokio::spawn(accept(listener, server));
     tokio::spawn(hear(Arc::clone(&app), signals, progress));
     start(&app, log).await;

@@ -7,7 +7,7 @@
 pub mod agent;
 pub mod exec;
 pub mod filesystem;
-mod follow;
+pub mod follow;
 pub mod process;
 
 use std::sync::Arc;
