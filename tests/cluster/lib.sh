@@ -13,7 +13,7 @@ cluster() {
     [[ $name =~ ^[a-z][a-z0-9-]{0,13}$ ]] ||
         die "--name $name: a name has 1 to 14 of a-z, 0-9 and -, and begins with a letter"
     dir=/run/$name
-    data=/var/lib/$name
+    data=/var/lib/atoll-clusters/$name
     pids=$dir/pids
     logs=$dir/log
     pki=$dir/pki
@@ -72,6 +72,7 @@ launch() {
     shift 2
     setsid nsenter "--net=/run/netns/$where" "$@" >>"$logs/$component.log" 2>&1 </dev/null 9>&- &
     remember "$component" $!
+    disown
 }
 
 # stop COMPONENT [SIGNAL]: and wait until it is gone; after ten seconds without mercy.

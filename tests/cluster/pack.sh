@@ -19,25 +19,29 @@ blob() {
 
 sizeof() { stat -c %s "$1/blobs/sha256/${2#sha256:}"; }
 
-# layout LAYOUT ROOT CONFIG: an OCI image layout with the image `it`. ROOT is a directory or a tar file. Its layer is not
-# compressed: it never leaves this machine.
+# layout LAYOUT ROOT CONFIG: an OCI image layout with the image `it`. ROOT is a directory, a tar file or one that zstd packed.
+# What is not packed stays so: it never leaves this machine.
 layout() {
-    local at=$1 root=$2 settings=$3 layer image manifest
+    local at=$1 root=$2 settings=$3 kind=tar content layer image manifest
     mkdir -p "$at/blobs/sha256"
     if [ -d "$root" ]; then
         tar --numeric-owner --sort=name -C "$root" -cf "$at/layer" .
     else
         cp "$root" "$at/layer"
     fi
+    if [[ $root == *.zst ]]; then
+        kind=tar+zstd
+        content=sha256:$(zstd -q -dc "$at/layer" | sha256sum | cut -d ' ' -f 1)
+    fi
     layer=$(blob "$at" "$at/layer")
     cat >"$at/image" <<JSON
-{"architecture": "$(architecture)", "os": "linux", "config": $settings, "rootfs": {"type": "layers", "diff_ids": ["$layer"]}}
+{"architecture": "$(architecture)", "os": "linux", "config": $settings, "rootfs": {"type": "layers", "diff_ids": ["${content:-$layer}"]}}
 JSON
     image=$(blob "$at" "$at/image")
     cat >"$at/manifest" <<JSON
 {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
  "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": "$image", "size": $(sizeof "$at" "$image")},
- "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": "$layer", "size": $(sizeof "$at" "$layer")}]}
+ "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.$kind", "digest": "$layer", "size": $(sizeof "$at" "$layer")}]}
 JSON
     manifest=$(blob "$at" "$at/manifest")
     echo '{"imageLayoutVersion": "1.0.0"}' >"$at/oci-layout"
