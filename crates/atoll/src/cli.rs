@@ -4,7 +4,7 @@ mod families;
 mod serve;
 
 pub use families::{Images, Keys, Role, Templates};
-pub use serve::{Kata, LogFormat, Registries, Serve};
+pub use serve::{Kata, LogFormat, Registries, Serve, ServerRole};
 
 use atoll_client::api::NetworkMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};

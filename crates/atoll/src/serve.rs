@@ -2,11 +2,14 @@
 
 mod admin_key;
 pub mod authorities;
+mod door;
 mod kata;
 mod logging;
+mod secret_file;
 
+use atoll_core::driver::Driver;
 use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig, oci::Runtimes};
-use atoll_server::{Ports, RealWorld, ServerConfig, Tls, World};
+use atoll_server::{Links, Ports, RealWorld, ServerConfig, Tls, World};
 use std::{
     env, fs, io,
     net::{IpAddr, SocketAddr},
@@ -21,7 +24,7 @@ use tokio::{
 
 use crate::{
     agent,
-    cli::{Registries, Serve},
+    cli::{Registries, Serve, ServerRole},
     failure::Failure,
 };
 
@@ -36,16 +39,12 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     may_listen(&args)?;
     logging::begin(args.log_format);
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = ServerConfig {
-        no_auth: args.no_auth,
-        metrics_public: args.metrics_public,
-        tls: tls(&args)?,
-        kata: kata::config(&args.kata)?,
-        ..ServerConfig::default()
-    };
+    let mut config = config(&args)?;
     let stop = asked_to_stop()?;
     raise_descriptor_limit();
     let listener = listen(args.listen).await.map_err(|source| occupied(args.listen, source))?;
+    let listening = listener.local_addr().unwrap_or(args.listen);
+    let address = door::address(&args, listening)?;
     let registries = registries(&args.registries)?;
     let driver = LocalDriver::open(LocalConfig {
         data: args.data.clone(),
@@ -64,11 +63,25 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     if !args.no_auth {
         admin_key::ensure(&args.data, &*store, &world).await?;
     }
-    announce(&args, listener.local_addr().unwrap_or(args.listen));
-    let world: Arc<dyn World> = Arc::new(world);
-    let ports = Ports { driver: Arc::new(driver), templates: store.clone(), store };
+    let link_key = door::link_key(&args, &world)?;
+    announce(&args, listening);
+    let (driver, world): (Arc<dyn Driver>, Arc<dyn World>) = (Arc::new(driver), Arc::new(world));
+    let front = door::open(&args, &address, &link_key, &driver, &store, &world);
+    config.links = Some(Links { address, key: link_key });
+    let ports = Ports { driver, templates: store.clone(), store, front };
     let served = atoll_server::serve(config, listener, ports, world, stop).await;
     served.map_err(|error| Failure::Wrong(error.to_string()))
+}
+
+fn config(args: &Serve) -> Result<ServerConfig, Failure> {
+    Ok(ServerConfig {
+        no_auth: args.no_auth,
+        metrics_public: args.metrics_public,
+        tls: tls(args)?,
+        gateway_only: args.role == ServerRole::Gateway,
+        kata: kata::config(&args.kata)?,
+        ..ServerConfig::default()
+    })
 }
 
 /// SIGHUP is not among them: a server may outlive the terminal that it was started from.

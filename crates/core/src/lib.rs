@@ -2,6 +2,7 @@
 //! and the ports ([`driver::Driver`], [`store::Store`]) through which the rest of the system is met.
 //! It must not know of I/O, the clock, randomness, HTTP, SQL, namespaces or pods: callers pass those in.
 
+pub mod address;
 pub mod driver;
 pub mod error;
 pub mod id;
@@ -9,6 +10,7 @@ pub mod image;
 pub mod io;
 pub mod key;
 pub mod lifecycle;
+pub mod link;
 pub mod network;
 pub mod owner;
 pub mod phase;

@@ -1,8 +1,10 @@
 //! What can be chosen about a server. Knows nothing of where the choices come from.
 
 use atoll_core::{
+    address::ContentAddress,
     error::Invalid,
     id::{SandboxId, check_name},
+    link::LinkKey,
     quantity::{Bytes, MilliCpu},
     template::{self, EXECUTOR, TemplateSpec},
 };
@@ -24,6 +26,10 @@ pub struct ServerConfig {
     pub tls: Option<Tls>,
     /// Containers of the API under `/api/kata`.
     pub kata: KataConfig,
+    /// Of everything below `/api`, nothing is answered: another process does that.
+    pub gateway_only: bool,
+    /// How ports of sandboxes are reached from outside, where they are.
+    pub links: Option<Links>,
     /// How much of everything.
     pub limits: Limits,
 }
@@ -95,6 +101,15 @@ impl KataConfig {
         let rest = name.strip_prefix(&self.pod_name_prefix).and_then(|rest| rest.strip_prefix('-'));
         rest.unwrap_or(name)
     }
+}
+
+/// Where a gateway answers, and what opens it.
+#[derive(Clone, Debug)]
+pub struct Links {
+    /// How its URLs are written.
+    pub address: ContentAddress,
+    /// What links are signed with.
+    pub key: LinkKey,
 }
 
 /// Certificate chain and private key, both PEM.

@@ -2,6 +2,7 @@
 //! It must not know of pods, namespaces, overlays or SQL: it meets sandboxes and memory through core's ports.
 
 mod config;
+mod front;
 mod http;
 mod listener;
 mod metrics;
@@ -10,7 +11,8 @@ mod request_id;
 mod services;
 mod world;
 
-pub use config::{KataConfig, Limits, ServerConfig, Tls};
+pub use config::{KataConfig, Limits, Links, ServerConfig, Tls};
+pub use front::{Answer, Front};
 pub use http::openapi;
 pub use listener::{Ports, ServeError, serve};
 pub use world::{RealWorld, World, new_secret};

@@ -5,12 +5,15 @@ use atoll_core::{
     driver::Driver,
     store::{Store, Templates},
 };
+use futures::{FutureExt, future::BoxFuture};
+use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::Future, io, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -18,9 +21,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
 
 use crate::{
     config::{ServerConfig, Tls},
+    front::Front,
     http,
     metrics::Metrics,
     patience::Patient,
@@ -53,6 +58,8 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// The store's, unless the driver's platform keeps them.
     pub templates: Arc<dyn Templates>,
+    /// What sees each request before the API does.
+    pub front: Option<Arc<dyn Front>>,
 }
 
 /// Serves on `listener` until `shutdown` is ready and the requests of that moment have ended, within a bound.
@@ -72,19 +79,19 @@ pub async fn serve(
     }
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
     let stopping = CancellationToken::new();
-    let Ports { driver, store, templates } = ports;
-    let (metrics, stop) = (Metrics::new(), stopping.clone());
+    let Ports { driver, store, templates, front } = ports;
+    let (metrics, stop) = (Metrics::new(front.as_deref()), stopping.clone());
     let base = Base { config, driver, store, templates, world, metrics, stopping: stop };
     let services = Arc::new(Services::new(base));
     services.begin_background();
-    let front = Front::new(&services, tls);
+    let doors = Doors::new(&services, front, tls);
     tokio::select! {
-        () = front.accept(&listener) => {}
+        () = doors.accept(&listener) => {}
         () = shutdown => {}
     }
     drop(listener);
     stopping.cancel();
-    front.drain(services.base.config.limits.drain).await;
+    doors.drain(services.base.config.limits.drain).await;
     Ok(())
 }
 
@@ -103,8 +110,8 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ServeError> {
 }
 
 /// What every connection needs.
-struct Front {
-    router: axum::Router,
+struct Doors {
+    answering: Answering,
     http: auto::Builder<TokioExecutor>,
     tls: Option<TlsAcceptor>,
     places: Arc<Semaphore>,
@@ -116,8 +123,8 @@ struct Front {
     over: CancellationToken,
 }
 
-impl Front {
-    fn new(services: &Arc<Services>, tls: Option<TlsAcceptor>) -> Self {
+impl Doors {
+    fn new(services: &Arc<Services>, front: Option<Arc<dyn Front>>, tls: Option<TlsAcceptor>) -> Self {
         let limits = &services.base.config.limits;
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
@@ -128,7 +135,7 @@ impl Front {
             .adaptive_window(true)
             .enable_connect_protocol();
         Self {
-            router: http::router(services.clone()),
+            answering: Answering { front, api: http::router(services.clone()) },
             http,
             tls,
             places: Arc::new(Semaphore::new(limits.connections)),
@@ -144,7 +151,7 @@ impl Front {
         // The semaphore is never closed.
         while let Ok(place) = self.places.clone().acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) => self.open(stream, place),
+                Ok((stream, peer)) => self.open(stream, peer, place),
                 Err(error) => {
                     // Out of descriptors, or a peer that left already: either passes.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -154,18 +161,19 @@ impl Front {
         }
     }
 
-    fn open(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn open(&self, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
         // Answers are written whole; waiting to merge them only delays them.
         let _ = stream.set_nodelay(true);
-        let (http, router, tls) = (self.http.clone(), self.router.clone(), self.tls.clone());
+        let (http, tls) = (self.http.clone(), self.tls.clone());
+        let answering = (self.answering.clone(), peer);
         let (closing, over, patience) = (self.closing.clone(), self.over.clone(), self.patience);
         self.connections.spawn(async move {
             let _place = place;
             let served = async {
                 match tls {
-                    None => talk(&http, stream, router, &closing, patience).await,
+                    None => talk(&http, stream, answering, &closing, patience).await,
                     Some(tls) => match tokio::time::timeout(patience, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => talk(&http, stream, router, &closing, patience).await,
+                        Ok(Ok(stream)) => talk(&http, stream, answering, &closing, patience).await,
                         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                         Err(_) => tracing::debug!("a TLS handshake took too long"),
                     },
@@ -193,15 +201,42 @@ impl Front {
     }
 }
 
+/// Answers the requests of every connection.
+#[derive(Clone)]
+struct Answering {
+    front: Option<Arc<dyn Front>>,
+    api: axum::Router,
+}
+
+impl Answering {
+    fn answer(
+        &self,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<axum::body::Body>, Infallible>> {
+        let request = match &self.front {
+            Some(front) => front.answer(peer, request),
+            None => ControlFlow::Continue(request),
+        };
+        match request {
+            ControlFlow::Break(answer) => {
+                answer.map(|response| Ok(response.map(axum::body::Body::new))).boxed()
+            }
+            ControlFlow::Continue(request) => self.api.clone().oneshot(request).boxed(),
+        }
+    }
+}
+
 async fn talk(
     http: &auto::Builder<TokioExecutor>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    router: axum::Router,
+    (answering, peer): (Answering, SocketAddr),
     closing: &CancellationToken,
     patience: Duration,
 ) {
     let stream = TokioIo::new(Patient::new(stream, patience));
-    let connection = http.serve_connection_with_upgrades(stream, TowerToHyperService::new(router));
+    let service = service_fn(move |request| answering.answer(peer, request));
+    let connection = http.serve_connection_with_upgrades(stream, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -14,6 +14,8 @@ use prometheus_client::{
 };
 use std::{fmt, time::Duration};
 
+use crate::front::Front;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     method: String,
@@ -53,7 +55,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new() -> Self {
+    /// The server's own, and those of what stands in front of it.
+    pub fn new(front: Option<&dyn Front>) -> Self {
         let mut it = Self {
             registry: Registry::with_prefix("atoll"),
             requests: Family::default(),
@@ -71,6 +74,9 @@ impl Metrics {
         all.register("execs", "Commands that were started", it.execs.clone());
         all.register("driver_errors", "What the driver refused or failed at", it.driver_errors.clone());
         all.register("sandboxes", "Sandboxes by phase", it.sandboxes.clone());
+        if let Some(front) = front {
+            front.register(all);
+        }
         it
     }
 

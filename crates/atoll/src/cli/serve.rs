@@ -93,6 +93,18 @@ pub struct Serve {
     /// Show /metrics without a key
     #[arg(long)]
     pub metrics_public: bool,
+    /// What this process answers
+    #[arg(long, env = "ATOLL_ROLE", value_enum, default_value_t, value_name = "ROLE")]
+    pub role: ServerRole,
+    /// Domain of sandboxes' host names: PORT-ID.DOMAIN and USER-PORTNAME.DOMAIN
+    #[arg(long, env = "ATOLL_DOMAIN", default_value = "localhost", value_name = "DOMAIN")]
+    pub domain: String,
+    /// How browsers reach those names, e.g. https://{host} [default: this server's own scheme and port]
+    #[arg(long, env = "ATOLL_CONTENT_URL", value_name = "URL")]
+    pub content_url: Option<String>,
+    /// The key that links to sandboxes are signed with [default: gateway.key in the data directory, made when missing]
+    #[arg(long, env = "ATOLL_GATEWAY_KEY", value_name = "FILE")]
+    pub gateway_key: Option<PathBuf>,
     /// How to log
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -132,6 +144,18 @@ impl From<Storage> for atoll_local::Storage {
             Storage::Ext4 => Self::Only(StorageKind::Ext4),
         }
     }
+}
+
+/// What a process answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ServerRole {
+    /// Everything
+    #[default]
+    All,
+    /// The API
+    Api,
+    /// Requests for sandboxes, and its own health and metrics
+    Gateway,
 }
 
 /// How the server logs.

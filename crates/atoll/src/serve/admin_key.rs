@@ -6,55 +6,20 @@ use atoll_core::{
     store::{Store, StoreError},
 };
 use atoll_server::{World, new_secret};
-use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fs, path::Path};
 
+use super::secret_file;
 use crate::failure::Failure;
 
 /// Its name in the data directory.
 pub const FILE: &str = "admin.key";
-const OWNER_ONLY: u32 = 0o600;
 
 /// Makes sure that there is a key, and that it is the one that the store knows.
 pub async fn ensure(data: &Path, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
     let path = data.join(FILE);
     let failed = |source| Failure::file("keep the admin key in", &path, source);
-    let secret = match read(&path).map_err(failed)? {
-        Some(secret) => secret,
-        None => make(&path, world).map_err(failed)?,
-    };
+    let secret = secret_file::ensure(&path, || new_secret(world)).map_err(failed)?;
     settle(data, &secret, store, world).await
-}
-
-fn read(path: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) if text.trim().is_empty() => {
-            Err(io::Error::other("it is empty; remove it to have a new key made"))
-        }
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Appears with its whole content or not at all.
-fn make(path: &Path, world: &dyn World) -> io::Result<String> {
-    let secret = new_secret(world)?;
-    let beside = path.with_extension("key.new");
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(&beside)?;
-    writeln!(file, "{secret}")?;
-    file.sync_all()?;
-    let flags = rustix::fs::RenameFlags::NOREPLACE;
-    rustix::fs::renameat_with(rustix::fs::CWD, &beside, rustix::fs::CWD, path, flags)?;
-    Ok(secret)
 }
 
 /// Several data directories may share a database: only this one's keys are touched.
@@ -112,7 +77,7 @@ mod tests {
         let (data, store) = (tempfile::tempdir().unwrap(), FakeStore::default());
         let secret = started(data.path(), &store).await;
         let mode = fs::metadata(data.path().join(FILE)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode, secret.len()), (OWNER_ONLY, 44));
+        assert_eq!((mode, secret.len()), (0o600, 44));
         assert_eq!(started(data.path(), &store).await, secret);
         assert_eq!(hashes(&store).await, [hash(&secret)]);
         assert_eq!(fs::read_dir(data.path()).unwrap().count(), 1);

@@ -94,24 +94,29 @@ pub fn openapi() -> String {
     text
 }
 
-/// Everything that the server answers.
-pub fn router(services: Arc<Services>) -> Router {
+/// The API and its documentation.
+fn native(services: &Arc<Services>) -> Router<Arc<Services>> {
     let (api, _) = api().split_for_parts();
     let (kata, _) = dialects::kata::api().split_for_parts();
     let known = from_fn_with_state(services.clone(), auth::identify);
-    let open = Router::new()
-        .route("/healthz", get(system::healthz))
-        .route("/readyz", get(system::readyz))
-        .route("/metrics", get(system::metrics))
+    Router::new()
+        .nest("/api/v1", api.fallback(unknown).route_layer(known.clone()))
+        .merge(kata.route_layer(known))
         .route("/openapi.json", get(docs::description))
         .route("/docs", get(docs::page))
         .route("/scalar/v1", get(docs::page))
         .route("/docs/docs.js", get(docs::script))
-        .route("/docs/docs.css", get(docs::style));
-    Router::new()
-        .nest("/api/v1", api.fallback(unknown).route_layer(known.clone()))
-        .merge(kata.route_layer(known))
-        .merge(open)
+        .route("/docs/docs.css", get(docs::style))
+}
+
+/// Everything that the server answers.
+pub fn router(services: Arc<Services>) -> Router {
+    let health = Router::new()
+        .route("/healthz", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+        .route("/metrics", get(system::metrics));
+    let routes = if services.base.config.gateway_only { health } else { health.merge(native(&services)) };
+    routes
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())

@@ -56,7 +56,7 @@ pub async fn start_with(config: ServerConfig, driver: FakeDriver) -> Running {
 
 /// What a server stands on in these tests.
 pub fn ports(driver: &Arc<FakeDriver>, store: &Arc<FakeStore>) -> Ports {
-    Ports { driver: driver.clone(), store: store.clone(), templates: store.clone() }
+    Ports { driver: driver.clone(), store: store.clone(), templates: store.clone(), front: None }
 }
 
 pub async fn restart_with(config: ServerConfig, driver: Arc<FakeDriver>, store: Arc<FakeStore>) -> Running {

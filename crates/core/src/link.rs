@@ -1,0 +1,183 @@
+//! Signed links: a token that opens the ports of one sandbox, or one of them, until a time. Whoever holds the key can
+//! check a token without asking anybody; nothing about it is remembered.
+
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
+use sha2::Sha256;
+use std::fmt;
+
+use crate::id::SandboxId;
+
+/// Longest life of a link, in seconds: 30 days. It cannot be taken back before.
+pub const LONGEST_LIFE: u64 = 30 * 24 * 60 * 60;
+
+/// Longest token: version, id, port, seconds, 64 hex digits, and four dots.
+const LONGEST_TOKEN: usize = 2 + 20 + 5 + 20 + 64 + 4;
+
+/// The secret that links are signed with: 32 random bytes.
+#[derive(Clone)]
+pub struct LinkKey([u8; 32]);
+
+impl fmt::Debug for LinkKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("LinkKey")
+    }
+}
+
+/// What a link opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The only sandbox.
+    pub id: SandboxId,
+    /// The only port; `None` is all of them.
+    pub port: Option<u16>,
+    /// When it ends, to the second.
+    pub expires_at: Timestamp,
+}
+
+impl Grant {
+    /// Whether it opens this port at this time.
+    #[must_use]
+    pub fn opens(&self, id: &SandboxId, port: u16, now: Timestamp) -> bool {
+        self.id == *id && self.port.is_none_or(|only| only == port) && now < self.expires_at
+    }
+}
+
+impl LinkKey {
+    /// From its bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads what [`LinkKey::to_hex`] wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.as_bytes();
+        let mut key = [0; 32];
+        if text.len() != key.len() * 2 {
+            return None;
+        }
+        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(key))
+    }
+
+    /// As it is kept in a file: 64 hex digits.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        hex(&self.0)
+    }
+
+    /// The token of a grant. It can stand in a URL, a header or a cookie as it is.
+    #[must_use]
+    pub fn sign(&self, grant: &Grant) -> String {
+        let claim = claim(grant);
+        let proof = hex(&self.mac(&claim).finalize().into_bytes());
+        format!("{claim}.{proof}")
+    }
+
+    /// The grant of a token that this key signed, expired or not.
+    #[must_use]
+    pub fn verify(&self, token: &str) -> Option<Grant> {
+        if token.len() > LONGEST_TOKEN {
+            return None;
+        }
+        let (claim, proof) = token.rsplit_once('.')?;
+        let grant = read(claim)?;
+        let proof = Self::parse(proof)?.0;
+        self.mac(claim).verify_slice(&proof).ok().map(|()| grant)
+    }
+
+    fn mac(&self, claim: &str) -> Hmac<Sha256> {
+        // A key shorter than the hash's block is filled up with zeros (RFC 2104, 2).
+        let mut block = [0; 64];
+        block[..self.0.len()].copy_from_slice(&self.0);
+        let mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
+        mac.chain_update("atoll-link\n").chain_update(claim)
+    }
+}
+
+fn claim(grant: &Grant) -> String {
+    let port = grant.port.map_or_else(|| "all".to_owned(), |port| port.to_string());
+    format!("v1.{}.{port}.{}", grant.id, grant.expires_at.as_second())
+}
+
+fn read(claim: &str) -> Option<Grant> {
+    let mut parts = claim.split('.');
+    let (Some("v1"), Some(id), Some(port), Some(expires), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let port = match port {
+        "all" => None,
+        number => Some(number.parse().ok()?),
+    };
+    let expires_at = Timestamp::from_second(expires.parse().ok()?).ok()?;
+    Some(Grant { id: SandboxId::parse(id).ok()?, port, expires_at })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn grant(port: Option<u16>) -> Grant {
+        Grant { id: SandboxId::from_entropy([1; 19]), port, expires_at: at(1000) }
+    }
+
+    #[test]
+    fn a_token_is_what_was_granted() {
+        let key = LinkKey::new([7; 32]);
+        for grant in [grant(None), grant(Some(3000))] {
+            assert_eq!(key.verify(&key.sign(&grant)), Some(grant));
+        }
+        assert!(key.sign(&grant(Some(65535))).len() <= LONGEST_TOKEN);
+        assert_eq!(LinkKey::parse(&key.to_hex()).unwrap().sign(&grant(None)), key.sign(&grant(None)));
+    }
+
+    #[test]
+    fn it_opens_one_sandbox_until_its_end() {
+        let (one, other) = (SandboxId::from_entropy([1; 19]), SandboxId::from_entropy([2; 19]));
+        assert!(grant(None).opens(&one, 1, at(999)) && grant(Some(80)).opens(&one, 80, at(0)));
+        assert!(!grant(None).opens(&one, 1, at(1000)), "expired");
+        assert!(!grant(Some(80)).opens(&one, 81, at(0)) && !grant(None).opens(&other, 1, at(0)));
+    }
+
+    #[test]
+    fn a_forged_one_is_nothing() {
+        let key = LinkKey::new([7; 32]);
+        let token = key.sign(&grant(Some(80)));
+        assert_eq!(LinkKey::new([8; 32]).verify(&token), None);
+        for bad in
+            [token.replace(".80.", ".81."), token.replace(".1000.", ".2000."), token.replace("v1", "v2")]
+        {
+            assert_eq!(key.verify(&bad), None, "{bad}");
+        }
+        assert_eq!(key.verify(&token[..token.len() - 2]), None);
+        assert_eq!(key.verify(&format!("{token}00")), None);
+        for text in ["", "zz", &"0".repeat(63), &"ü".repeat(32)] {
+            assert!(LinkKey::parse(text).is_none(), "{text}");
+        }
+        assert_eq!(format!("{key:?}"), "LinkKey", "a key is not printed");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_sent_breaks_it(text in any::<String>(), tail in "[0-9a-f.]{0,80}") {
+            let key = LinkKey::new([7; 32]);
+            prop_assert_eq!(key.verify(&text), None);
+            prop_assert_eq!(key.verify(&format!("v1.{text}.{tail}")), None);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Whether a request may go where it wants to. Pure. Whoever has no right learns nothing: a sandbox that is not there and
+//! one that is another's get the same answer.
+
+use atoll_core::{
+    id::SandboxId,
+    key::{ApiKey, Role},
+    link::Grant,
+};
+use jiff::Timestamp;
+
+use crate::{index::Known, refusal::Refusal};
+
+/// What a request has shown.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// Keys that are ours.
+    pub keys: Vec<ApiKey>,
+    /// What its tokens grant, expired or not.
+    pub grants: Vec<Grant>,
+    /// Whether nobody is asked for anything, and it comes from where that may be so.
+    pub everybody: bool,
+}
+
+/// Lets a request go on to `port` of the sandbox that was found, or says why not. A port that the sandbox does not name
+/// is `None`.
+pub fn decide<'a>(
+    found: Option<&'a Known>,
+    port: Option<u16>,
+    shown: &Shown,
+    now: Timestamp,
+) -> Result<&'a Known, Refusal> {
+    let known_sender =
+        shown.everybody || !shown.keys.is_empty() || shown.grants.iter().any(|grant| now < grant.expires_at);
+    match found {
+        Some(sandbox) if sandbox.public || is_open(sandbox, port, shown, now) => Ok(sandbox),
+        _ if known_sender => Err(Refusal::NotFound),
+        _ if !shown.grants.is_empty() => Err(Refusal::Expired),
+        _ => Err(Refusal::Unauthorized),
+    }
+}
+
+fn is_open(sandbox: &Known, port: Option<u16>, shown: &Shown, now: Timestamp) -> bool {
+    shown.everybody
+        || shown.keys.iter().any(|key| key.role == Role::Admin || key.tenant == sandbox.tenant)
+        || shown.grants.iter().any(|grant| grants(grant, &sandbox.id, port, now))
+}
+
+fn grants(grant: &Grant, id: &SandboxId, port: Option<u16>, now: Timestamp) -> bool {
+    match port {
+        Some(port) => grant.opens(id, port, now),
+        None => grant.port.is_none() && grant.id == *id && now < grant.expires_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_core::testing::sandbox;
+
+    fn found(public: bool) -> Known {
+        let mut it = sandbox(1);
+        it.spec.public = public;
+        Known::of(&it)
+    }
+
+    fn key(tenant: &str, role: Role) -> ApiKey {
+        ApiKey {
+            id: "k".into(),
+            name: "n".into(),
+            tenant: tenant.into(),
+            role,
+            hash: "h".into(),
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn grant(n: u8, port: Option<u16>) -> Grant {
+        Grant { id: sandbox(n).id().clone(), port, expires_at: Timestamp::from_second(100).unwrap() }
+    }
+
+    fn at(found: Option<&Known>, shown: &Shown, second: i64) -> Result<(), Refusal> {
+        decide(found, Some(80), shown, Timestamp::from_second(second).unwrap()).map(drop)
+    }
+
+    fn with_keys(keys: Vec<ApiKey>) -> Shown {
+        Shown { keys, ..Shown::default() }
+    }
+
+    fn with_grant(grant: Grant) -> Shown {
+        Shown { grants: vec![grant], ..Shown::default() }
+    }
+
+    #[test]
+    fn public_ports_and_the_tenants_keys_are_open() {
+        assert!(at(Some(&found(true)), &Shown::default(), 0).is_ok());
+        for key in [key("default", Role::Member), key("other", Role::Admin)] {
+            assert!(at(Some(&found(false)), &with_keys(vec![key]), 0).is_ok());
+        }
+        assert!(at(Some(&found(false)), &Shown { everybody: true, ..Shown::default() }, 0).is_ok());
+    }
+
+    #[test]
+    fn what_is_anothers_is_as_if_it_were_not_there() {
+        let private = found(false);
+        let all = [
+            with_keys(vec![key("other", Role::Member)]),
+            with_grant(grant(2, None)),
+            with_grant(grant(1, Some(81))),
+        ];
+        for shown in all {
+            for found in [Some(&private), None] {
+                assert!(matches!(at(found, &shown, 0), Err(Refusal::NotFound)), "{shown:?}");
+            }
+        }
+        for found in [Some(&private), None] {
+            assert!(matches!(at(found, &Shown::default(), 0), Err(Refusal::Unauthorized)));
+            assert!(matches!(at(found, &with_grant(grant(1, None)), 100), Err(Refusal::Expired)));
+        }
+        assert!(matches!(
+            at(None, &Shown { everybody: true, ..Shown::default() }, 0),
+            Err(Refusal::NotFound)
+        ));
+    }
+
+    #[test]
+    fn a_link_opens_what_it_says() {
+        let private = found(false);
+        for good in [grant(1, None), grant(1, Some(80))] {
+            assert!(at(Some(&private), &with_grant(good), 99).is_ok());
+        }
+        let nameless = |shown: &Shown| decide(Some(&private), None, shown, Timestamp::UNIX_EPOCH).is_ok();
+        assert!(nameless(&with_grant(grant(1, None))) && !nameless(&with_grant(grant(1, Some(80)))));
+    }
+}

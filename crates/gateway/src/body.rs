@@ -1,0 +1,123 @@
+//! Bodies on their way. Frame by frame: nothing is kept, and nothing is asked for before the receiver took what came.
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use crate::{activity::Pulse, pool::Lease};
+
+/// The body of an answer: a sandbox's, or a short text of the gateway's own.
+pub struct Body(Kind);
+
+enum Kind {
+    Text(Full<Bytes>),
+    Streamed { incoming: Incoming, pulse: Arc<Pulse>, lease: Option<Lease> },
+}
+
+impl Body {
+    /// A short text.
+    pub(crate) fn text(text: impl Into<Bytes>) -> Self {
+        Self(Kind::Text(Full::new(text.into())))
+    }
+
+    /// What comes from a sandbox; its connection can be used again afterwards.
+    pub(crate) fn streamed(incoming: Incoming, pulse: Arc<Pulse>, lease: Lease) -> Self {
+        let mut lease = Some(lease);
+        if incoming.is_end_stream() {
+            lease.take().into_iter().for_each(Lease::give_back);
+        }
+        Self(Kind::Streamed { incoming, pulse, lease })
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Kind::Text(text) => Pin::new(text).poll_frame(context).map_err(|never| match never {}),
+            Kind::Streamed { incoming, pulse, lease } => {
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(context));
+                if let Some(Ok(frame)) = &frame {
+                    pulse.outward(frame.data_ref().map_or(0, Bytes::len));
+                }
+                if frame.is_none() || incoming.is_end_stream() {
+                    lease.take().into_iter().for_each(Lease::give_back);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Text(text) => text.is_end_stream(),
+            Kind::Streamed { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Text(text) => text.size_hint(),
+            Kind::Streamed { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+/// The body of a request on its way to a sandbox.
+pub enum Outgoing {
+    /// None.
+    Nothing,
+    /// The sender's.
+    Streamed {
+        /// What comes.
+        incoming: Incoming,
+        /// Is told.
+        pulse: Arc<Pulse>,
+    },
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Nothing => Poll::Ready(None),
+            Self::Streamed { incoming, pulse } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                if let Some(Ok(frame)) = &frame {
+                    pulse.inward(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Nothing => SizeHint::with_exact(0),
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Passing a request on to a port of a sandbox and its answer back. Here is I/O; who may send it was decided before.
+
+use atoll_core::{
+    driver::{DriverError, Target},
+    id::SandboxId,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{self, HeaderName},
+    request::Parts,
+};
+use http_body::Body as _;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    ext::Protocol,
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    activity::Pulse,
+    body::{Body, Outgoing},
+    gateway::Inner,
+    headers,
+    pool::Lease,
+    refusal::Refusal,
+    route, tunnel,
+};
+
+/// First and longest pause between two looks at a port that is to open.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+
+/// Where a request goes.
+pub struct Way {
+    pub id: SandboxId,
+    pub port: u16,
+    /// Whether it ran when the request came.
+    pub runs: bool,
+    /// Whether it must be started: what listens there will take a moment.
+    pub starts: bool,
+}
+
+/// The protocol that a request wants to change to, and how it asked.
+enum Change {
+    /// As HTTP/1.1 does it.
+    Upgrade(HeaderValue),
+    /// As HTTP/2 does it (RFC 8441).
+    Connect(HeaderValue),
+}
+
+impl Change {
+    fn of(parts: &Parts) -> Result<Option<Self>, Refusal> {
+        if parts.method == Method::CONNECT {
+            let protocol = parts.extensions.get::<Protocol>();
+            let protocol = protocol.and_then(|protocol| HeaderValue::from_str(protocol.as_str()).ok());
+            let protocol = protocol.ok_or(Refusal::Malformed("CONNECT is for WebSockets only"))?;
+            return Ok(Some(Self::Connect(protocol)));
+        }
+        Ok(headers::wanted_upgrade(&parts.headers).map(Self::Upgrade))
+    }
+}
+
+/// Makes of a request what the sandbox is to get.
+fn rewrite(parts: &mut Parts, peer: IpAddr, is_https: bool) -> Result<(), Refusal> {
+    let host = route::authority(&parts.uri, &parts.headers).unwrap_or_default();
+    let host = HeaderValue::from_str(host).map_err(|_| Refusal::Malformed("the host name cannot be read"))?;
+    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::add_forwarded(&mut parts.headers, peer, &host, is_https);
+    parts.headers.insert(header::HOST, host);
+    let path = parts.uri.path_and_query().cloned();
+    parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    parts.version = Version::HTTP_11;
+    Ok(())
+}
+
+fn request(parts: &Parts, body: Outgoing) -> Request<Outgoing> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.headers_mut() = parts.headers.clone();
+    request
+}
+
+/// Whether it can be said again without harm.
+fn is_repeatable(parts: &Parts, body: &Incoming) -> bool {
+    body.is_end_stream() && matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+fn settle(response: &mut Response<Incoming>) {
+    headers::remove_hop_by_hop(response.headers_mut());
+    *response.version_mut() = Version::default();
+}
+
+impl Inner {
+    /// Passes a request on.
+    pub async fn forward(
+        &self,
+        way: &Way,
+        peer: IpAddr,
+        mut parts: Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refusal> {
+        let change = Change::of(&parts)?;
+        rewrite(&mut parts, peer, self.config.address.is_https())?;
+        let (driver, clock) = (self.driver.clone(), self.clock.clone());
+        let pulse = Pulse::begin(driver, way.id.clone(), clock, self.metrics.clone());
+        match change {
+            Some(change) => self.tunnel(way, parts, body, change, pulse).await,
+            None => self.exchange(way, &parts, body, pulse).await,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        way: &Way,
+        parts: &Parts,
+        body: Incoming,
+        pulse: Arc<Pulse>,
+    ) -> Result<Response<Body>, Refusal> {
+        if !is_repeatable(parts, &body) {
+            let body = Outgoing::Streamed { incoming: body, pulse: pulse.clone() };
+            let lease = self.open(way).await?;
+            return self.send(way, lease, request(parts, body), pulse).await;
+        }
+        // A frozen sandbox would not read what comes on a connection that it has.
+        if let Some(lease) = self.pool.take(&(way.id.clone(), way.port)).filter(|_| way.runs)
+            && let Ok(response) =
+                self.send(way, lease, request(parts, Outgoing::Nothing), pulse.clone()).await
+        {
+            return Ok(response);
+        }
+        let lease = self.open(way).await?;
+        self.send(way, lease, request(parts, Outgoing::Nothing), pulse).await
+    }
+
+    async fn send(
+        &self,
+        way: &Way,
+        mut lease: Lease,
+        request: Request<Outgoing>,
+        pulse: Arc<Pulse>,
+    ) -> Result<Response<Body>, Refusal> {
+        let mut response = lease.send(request).await.map_err(|error| {
+            tracing::debug!(sandbox = %way.id, port = way.port, %error, "no answer");
+            Refusal::NoAnswer(way.port)
+        })?;
+        settle(&mut response);
+        Ok(response.map(|body| Body::streamed(body, pulse, lease)))
+    }
+
+    async fn open(&self, way: &Way) -> Result<Lease, Refusal> {
+        Ok(self.pool.lease((way.id.clone(), way.port), self.connect(way).await?))
+    }
+
+    /// Connects, which wakes the sandbox.
+    async fn connect(&self, way: &Way) -> Result<SendRequest<Outgoing>, Refusal> {
+        let stream = self.opened(way).await?;
+        self.metrics.connected();
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| {
+            tracing::debug!(sandbox = %way.id, port = way.port, %error, "no handshake");
+            Refusal::NoAnswer(way.port)
+        })?;
+        tokio::spawn(async move {
+            // How it ends is told to whoever waits for an answer.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    /// What is started only now listens a moment later: that moment is waited for.
+    async fn opened(&self, way: &Way) -> Result<atoll_core::driver::BoxStream, DriverError> {
+        let (mut pause, longest) = PAUSES;
+        let began = Instant::now();
+        loop {
+            match self.driver.connect(&way.id, Target::Port(way.port)).await {
+                Err(DriverError::PortClosed(_))
+                    if way.starts && began.elapsed() < self.config.limits.opening =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause = longest.min(pause * 2);
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    /// Passes on a request to change the protocol, and joins both ends when the sandbox agrees.
+    async fn tunnel(
+        &self,
+        way: &Way,
+        mut parts: Parts,
+        body: Incoming,
+        change: Change,
+        pulse: Arc<Pulse>,
+    ) -> Result<Response<Body>, Refusal> {
+        let place = self.tunnels.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let client = hyper::upgrade::on(Request::from_parts(parts.clone(), ()));
+        let body = match &change {
+            Change::Upgrade(protocol) => {
+                headers::ask_for_upgrade(&mut parts.headers, protocol.clone());
+                Outgoing::Streamed { incoming: body, pulse: pulse.clone() }
+            }
+            Change::Connect(protocol) => {
+                parts.method = Method::GET;
+                headers::ask_for_upgrade(&mut parts.headers, protocol.clone());
+                parts.headers.insert(SEC_WEBSOCKET_KEY, new_key()?);
+                Outgoing::Nothing
+            }
+        };
+        let mut lease = self.open(way).await?;
+        let sent = lease.send(request(&parts, body)).await;
+        let mut response = sent.map_err(|_| Refusal::NoAnswer(way.port))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            settle(&mut response);
+            return Ok(response.map(|body| Body::streamed(body, pulse, lease)));
+        }
+        let sandbox = hyper::upgrade::on(&mut response);
+        tunnel::join(client, sandbox, pulse, place);
+        Ok(agreed(response, &change))
+    }
+}
+
+/// The answer that the change is made, in the words of the sender's protocol.
+fn agreed(mut response: Response<Incoming>, change: &Change) -> Response<Body> {
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    settle(&mut response);
+    let mut response = response.map(|_| Body::text(""));
+    match change {
+        Change::Upgrade(asked) => {
+            headers::ask_for_upgrade(response.headers_mut(), protocol.unwrap_or_else(|| asked.clone()));
+        }
+        Change::Connect(_) => {
+            *response.status_mut() = StatusCode::OK;
+            remove_handshake(response.headers_mut());
+        }
+    }
+    response
+}
+
+fn remove_handshake(headers: &mut HeaderMap) {
+    headers.remove(SEC_WEBSOCKET_ACCEPT);
+    headers.remove(header::CONTENT_LENGTH);
+}
+
+/// HTTP/2 has no such key, and HTTP/1.1 demands one (RFC 6455, 4.1).
+fn new_key() -> Result<HeaderValue, Refusal> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Refusal::Internal(format!("no randomness: {error}")))?;
+    HeaderValue::from_str(&STANDARD.encode(bytes)).map_err(|error| Refusal::Internal(error.to_string()))
+}

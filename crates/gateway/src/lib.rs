@@ -1,0 +1,21 @@
+//! The front door of sandboxes: tells from a request's host name or headers which port of which sandbox it is for, checks
+//! that its sender may go there, wakes the sandbox and passes the request on, streaming.
+//! It must not know of the API, of the database or of what runs sandboxes: it meets those through core's ports.
+
+mod access;
+mod activity;
+mod body;
+mod credentials;
+mod forward;
+mod gateway;
+mod headers;
+mod index;
+mod keys;
+mod metrics;
+mod pool;
+mod refusal;
+mod route;
+mod tunnel;
+
+pub use body::Body;
+pub use gateway::{Clock, Config, Gateway, Limits};

@@ -1,0 +1,236 @@
+//! Why a request does not get through, and how that is said: a page to people, JSON in the API's error shape to programs,
+//! and in E2B's words to its clients, which name the sandbox by header.
+
+use atoll_core::{driver::DriverError, id::SandboxId, phase::Phase, store::StoreError};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::{body::Body, route::SANDBOX_ID};
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The request cannot be read.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its host name cannot be any sandbox's.
+    #[error(
+        "this host name leads nowhere; names of sandboxes are PORT-ID and USER-PORTNAME below the domain of this server"
+    )]
+    UnknownHost,
+    /// Nothing was shown that opens this address, if there is anything.
+    #[error(
+        "this address is not open to everybody: send an API key as `X-API-Key`, a token as `X-Atoll-Token`, or ask its \
+         owner for a link"
+    )]
+    Unauthorized,
+    /// A link that was good once.
+    #[error("this link has expired; ask its owner for another")]
+    Expired,
+    /// Another site's page speaks for somebody.
+    #[error(
+        "a page of another site cannot use this address in your name; open it yourself, or send a key or token"
+    )]
+    OtherSite,
+    /// There is no such sandbox, for whoever asks.
+    #[error("there is no such sandbox")]
+    NotFound,
+    /// The sandbox has no port of that name.
+    #[error("the sandbox names no port {0:?}; its address by number is PORT-ID")]
+    UnknownPort(String),
+    /// Nothing listens there.
+    #[error("nothing listens on port {0} of the sandbox")]
+    PortClosed(u16),
+    /// It rests and cannot be woken.
+    #[error("the sandbox cannot be used: {0}")]
+    Asleep(String),
+    /// What listens there does not speak HTTP, or broke off.
+    #[error("what listens on port {0} of the sandbox gave no answer in HTTP")]
+    NoAnswer(u16),
+    /// As many connections are open as may be.
+    #[error("too many connections are open; try again in a moment")]
+    Busy,
+    /// Something broke that should not have; the text is for the log alone.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<DriverError> for Refusal {
+    fn from(error: DriverError) -> Self {
+        match error {
+            DriverError::NotFound(_) | DriverError::Conflict { phase: Phase::Terminating, .. } => {
+                Self::NotFound
+            }
+            DriverError::PortClosed(port) => Self::PortClosed(port),
+            DriverError::Conflict { .. }
+            | DriverError::Exhausted(_)
+            | DriverError::InUse(_)
+            | DriverError::Invalid(_)
+            | DriverError::Image { .. }
+            | DriverError::Unsupported(_) => Self::Asleep(error.to_string()),
+            DriverError::Internal(problem) => Self::Internal(problem),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+/// What whoever asks can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Somebody at a browser.
+    Page,
+    /// A program.
+    Json,
+    /// A client of E2B, and what it named.
+    E2b(String),
+}
+
+impl Manner {
+    /// From what is asked for.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        match (text(SANDBOX_ID), text("accept")) {
+            (Some(id), _) => Self::E2b(SandboxId::parse(id).map(|id| id.to_string()).unwrap_or_default()),
+            (None, Some(accept)) if accept.contains("text/html") => Self::Page,
+            _ => Self::Json,
+        }
+    }
+}
+
+impl Refusal {
+    /// The status and the machine-readable code.
+    pub fn classify(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::UnknownHost => (StatusCode::NOT_FOUND, "unknown_host"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Expired => (StatusCode::UNAUTHORIZED, "expired"),
+            Self::OtherSite => (StatusCode::FORBIDDEN, "foreign_origin"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::UnknownPort(_) => (StatusCode::NOT_FOUND, "unknown_port"),
+            Self::PortClosed(_) => (StatusCode::BAD_GATEWAY, "port_closed"),
+            Self::NoAnswer(_) => (StatusCode::BAD_GATEWAY, "no_answer"),
+            Self::Asleep(_) => (StatusCode::SERVICE_UNAVAILABLE, "cannot_wake"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// The answer.
+    pub fn answer(&self, manner: &Manner) -> Response<Body> {
+        let (status, code) = self.classify();
+        let message = match self {
+            Self::Internal(problem) => {
+                tracing::error!(error = %problem, "the gateway failed");
+                "the gateway failed; its log has the details".to_owned()
+            }
+            other => other.to_string(),
+        };
+        let (status, kind, text) = match manner {
+            Manner::Page => (status, "text/html; charset=utf-8", page(status, &message)),
+            Manner::Json => (status, "application/json", json!({"error": message, "code": code}).to_string()),
+            Manner::E2b(id) => {
+                let (status, body) = self.e2b(status, &message, id);
+                (status, "application/json", body.to_string())
+            }
+        };
+        let mut response = Response::new(Body::text(text));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+
+    /// E2B's clients take a sandbox that is gone, and a port that is closed, from these words and this status.
+    fn e2b(&self, status: StatusCode, message: &str, id: &str) -> (StatusCode, serde_json::Value) {
+        let gone = StatusCode::BAD_GATEWAY;
+        match self {
+            Self::NotFound | Self::UnknownHost | Self::Asleep(_) => {
+                let body =
+                    json!({"sandboxId": id, "message": "The sandbox was not found", "code": gone.as_u16()});
+                (gone, body)
+            }
+            Self::PortClosed(port) => {
+                let message = "The sandbox is running but port is not open";
+                (gone, json!({"sandboxId": id, "message": message, "port": port, "code": gone.as_u16()}))
+            }
+            _ => (status, json!({"sandboxId": id, "message": message, "code": status.as_u16()})),
+        }
+    }
+}
+
+fn page(status: StatusCode, message: &str) -> String {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let message = message.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>{title}</title><body style=\"font:16px/1.5 sans-serif;max-width:36em;margin:15vh auto;padding:0 1em\">\
+         <h1>{title}</h1><p>{message}</p></body></html>\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn said(refusal: &Refusal, manner: &Manner) -> (u16, String) {
+        let response = refusal.answer(manner);
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn people_programs_and_e2b_are_told_in_their_words() {
+        let closed = Refusal::PortClosed(81);
+        let (status, json) = said(&closed, &Manner::Json).await;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((status, &json["code"]), (502, &json!("port_closed")));
+        assert!(json["error"].as_str().unwrap().contains("81"));
+        let (status, page) = said(&Refusal::UnknownPort("<x>".into()), &Manner::Page).await;
+        assert!(status == 404 && page.contains("&lt;x&gt;") && !page.contains("<x>"), "{page}");
+        let (status, e2b) = said(&closed, &Manner::E2b("i1".into())).await;
+        let e2b: serde_json::Value = serde_json::from_str(&e2b).unwrap();
+        let message = "The sandbox is running but port is not open";
+        assert_eq!(
+            (status, e2b),
+            (502, json!({"sandboxId": "i1", "message": message, "port": 81, "code": 502}))
+        );
+        let (status, e2b) = said(&Refusal::NotFound, &Manner::E2b("i1".into())).await;
+        let e2b: serde_json::Value = serde_json::from_str(&e2b).unwrap();
+        assert_eq!(
+            (status, e2b),
+            (502, json!({"sandboxId": "i1", "message": "The sandbox was not found", "code": 502}))
+        );
+    }
+
+    #[tokio::test]
+    async fn what_broke_inside_is_not_told() {
+        let (status, text) = said(&Refusal::Internal("/secret/path".into()), &Manner::Json).await;
+        assert!(status == 500 && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn the_manner_is_the_askers() {
+        let manner = |pairs: &[(&'static str, &'static str)]| {
+            let pairs = pairs.iter().map(|(name, value)| {
+                (header::HeaderName::from_static(name), HeaderValue::from_static(value))
+            });
+            Manner::of(&pairs.collect())
+        };
+        assert_eq!(manner(&[("accept", "text/html,*/*;q=0.8")]), Manner::Page);
+        assert_eq!(manner(&[("accept", "*/*")]), Manner::Json);
+        assert_eq!(manner(&[]), Manner::Json);
+        assert_eq!(manner(&[("e2b-sandbox-id", "<x>"), ("accept", "text/html")]), Manner::E2b(String::new()));
+    }
+}
