@@ -1,9 +1,11 @@
 //! The command line: what can be said, and nothing of what is then done.
 
 mod families;
+mod operator;
 mod serve;
 
 pub use families::{Images, Keys, Role, Templates};
+pub use operator::Operator;
 pub use serve::{Kata, LogFormat, Registries, Serve, ServerRole};
 
 use atoll_client::api::NetworkMode;
@@ -107,6 +109,8 @@ pub enum Command {
     /// Serve sandboxes from this machine; needs root
     #[command(after_help = SERVE_HELP)]
     Serve(Box<Serve>),
+    /// Make pods of a cluster's Sandbox objects; several replicas, of which one works
+    Operator(Box<Operator>),
     /// Take everything of a data directory off this machine; needs root
     Destroy {
         /// Which data directory

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod failure;
+mod operator;
 mod output;
 mod places;
 mod serve;
@@ -66,6 +67,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             serve::authorities::stand_in().map_err(failed)?;
             block_on(Builder::new_multi_thread(), serve::serve(*args)).map(done)
         }
+        Command::Operator(args) => block_on(Builder::new_multi_thread(), operator::operator(*args)).map(done),
         command => block_on(Builder::new_current_thread(), commands::run(cli.global, command)),
     }
 }

@@ -4,7 +4,7 @@ mod admin_key;
 pub mod authorities;
 mod door;
 mod kata;
-mod logging;
+pub mod logging;
 mod secret_file;
 
 use atoll_core::driver::Driver;
@@ -85,7 +85,7 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
 }
 
 /// SIGHUP is not among them: a server may outlive the terminal that it was started from.
-fn asked_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+pub fn asked_to_stop() -> Result<impl Future<Output = ()>, Failure> {
     let listen = |kind| signal(kind).map_err(|source| Failure::io("listen for signals", source));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     Ok(async move {

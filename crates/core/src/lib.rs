@@ -15,6 +15,8 @@ pub mod network;
 pub mod owner;
 pub mod phase;
 pub mod quantity;
+pub mod ranges;
+pub mod reach;
 pub mod request;
 pub mod sandbox;
 pub mod store;

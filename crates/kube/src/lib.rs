@@ -6,3 +6,6 @@ pub mod agent;
 pub mod convert;
 pub mod crd;
 pub mod names;
+pub mod operator;
+
+pub use kube::Client;

@@ -28,6 +28,8 @@ pub const ATOLL: &str = "atoll";
 pub const NAME: &str = "app.kubernetes.io/name";
 /// Value of [`NAME`] on a sandbox's pod.
 pub const SANDBOX: &str = "atoll-sandbox";
+/// Annotation of a sandbox's pod: the name of its object.
+pub const OBJECT: &str = "atoll.dev/sandbox";
 /// Keeps a Sandbox until its pod is gone.
 pub const FINALIZER: &str = "atoll.dev/sandbox";
 /// Who writes pods, claims, policies and status.

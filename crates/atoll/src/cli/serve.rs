@@ -120,7 +120,7 @@ fn absolute(text: &str) -> io::Result<PathBuf> {
     std::path::absolute(text)
 }
 
-fn size(text: &str) -> Result<Bytes, String> {
+pub(super) fn size(text: &str) -> Result<Bytes, String> {
     Bytes::parse("size", text).map_err(|refused| refused.problem)
 }
 

@@ -69,6 +69,7 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         | Command::Shell(_)
         | Command::Serve(_)
         | Command::InstallAgent { .. }
+        | Command::Operator(_)
         | Command::Openapi
         | Command::Completions { .. } => Ok(()),
     }

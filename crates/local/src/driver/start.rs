@@ -24,7 +24,6 @@ use crate::{
     disk::DiskError,
     images::{Image, PullOptions},
     launcher::{Cell, Launch, Launched, Routed},
-    net::check_policy,
     process::Identity,
     record::{Base, Record},
 };
@@ -98,7 +97,7 @@ impl Inner {
 
     /// Whether the network can keep to the policy.
     pub(super) fn check_network(&self, policy: &NetworkPolicy) -> Result<(), DriverError> {
-        check_policy(policy, self.config.private_egress)
+        atoll_core::reach::check_policy(policy, self.config.private_egress)
             .map_err(|error| DriverError::Invalid(error.to_string()))
     }
 

@@ -3,8 +3,8 @@
 
 use super::netlink::{self, End, Netlink};
 use super::plan::NetPlan;
-use super::ranges;
 use super::{NetError, firewall, netns, nft, sysctl};
+use atoll_core::ranges;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

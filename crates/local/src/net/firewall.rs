@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use atoll_core::network::{Cidr, NetworkMode, NetworkPolicy};
 
 use super::plan::{NetPlan, UPLINK};
-use super::policy::{self, CLOSED, NEVER};
-use super::ranges::merge;
+use atoll_core::ranges::merge;
+use atoll_core::reach::{self, CLOSED, NEVER};
 
 /// Connections that one sandbox may have open at once, so that it cannot fill the machine's tracking table.
 const FLOWS: u32 = 8192;
@@ -118,13 +118,13 @@ pub(super) fn policy_rules(plan: &NetPlan, slot: u32, policy: &NetworkPolicy) ->
     let mut rule = |what: String| {
         let _ = writeln!(text, "add rule inet atoll {chain} {what}");
     };
-    rule_for(&mut rule, &policy::opened(policy), "accept");
+    rule_for(&mut rule, &reach::opened(policy), "accept");
     rule(format!("ip daddr @closed {REFUSE}"));
     rule_for(&mut rule, &policy.allow, "accept");
     rule_for(&mut rule, &policy.deny, REFUSE);
     rule(if policy.mode == NetworkMode::Internet { "accept".into() } else { REFUSE.into() });
     let _ = writeln!(text, "add element inet atoll policies {{ {addr} : jump {chain} }}");
-    if policy::is_mute(policy) {
+    if reach::is_mute(policy) {
         let _ = writeln!(text, "add element inet atoll mute {{ {addr} }}");
     }
     text

@@ -12,8 +12,6 @@ mod netlink;
 mod netns;
 mod nft;
 mod plan;
-mod policy;
-mod ranges;
 mod router;
 mod sysctl;
 
@@ -27,7 +25,6 @@ pub use connect::connect_in;
 pub use doctor::{Finding, State, doctor};
 pub use netns::of_process;
 pub use plan::{HostLock, NetPlan, PlanOptions, RUN_ROOT, plan};
-pub use policy::{CLOSED, MAX_ENTRIES, NEVER, check_policy};
 pub use router::{Router, attach_none};
 pub use sysctl::{enable_forwarding, forwarding};
 

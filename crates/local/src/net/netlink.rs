@@ -26,7 +26,7 @@ use rustix::net::{
     AddressFamily as Family, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, netlink,
 };
 
-use super::ranges;
+use atoll_core::ranges;
 
 /// The kernel writes no more of a listing at once.
 const BUFFER: usize = 32 * 1024;

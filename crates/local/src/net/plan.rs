@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NetError;
 use super::netlink::{Netlink, Route};
-use super::ranges::{self, around, covers, overlap};
+use atoll_core::ranges::{self, around, covers, overlap};
 
 /// Where the state of networks is kept until the machine restarts.
 pub const RUN_ROOT: &str = "/run/atoll";

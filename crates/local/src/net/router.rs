@@ -11,7 +11,7 @@ use atoll_core::network::{Cidr, NetworkPolicy};
 use super::netlink::{self, End, Mac, Netlink, Refused};
 use super::plan::{HostLock, NetPlan, UPLINK, confirm};
 use super::{NetError, firewall, netns, nft, sysctl};
-use super::{policy, ranges};
+use atoll_core::{ranges, reach};
 
 const LOOPBACK: u32 = 1;
 /// The sandbox's end: far above the numbers that a kernel gives to the tunnels it makes in every namespace.
@@ -121,7 +121,7 @@ impl Router {
     /// `attach` and cleared after the link is gone, so that there is no moment without it. A policy that says no more
     /// than the default leaves no rule.
     pub fn set_policy(&self, slot: u32, policy: &NetworkPolicy) -> Result<(), NetError> {
-        if policy::is_usual(policy) {
+        if reach::is_usual(policy) {
             return self.clear_policy(slot);
         }
         let rules = firewall::policy_rules(&self.plan, slot, policy);

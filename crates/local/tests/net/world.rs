@@ -11,7 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use atoll_core::network::{Cidr, NetworkMode, NetworkPolicy};
-use atoll_local::net::{NetPlan, PlanOptions, Router, check_policy, plan};
+use atoll_core::reach::check_policy;
+use atoll_local::net::{NetPlan, PlanOptions, Router, plan};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tempfile::TempDir;

@@ -1,10 +1,11 @@
 //! Which ranges a sandbox never reaches or reaches only by name, and what of that a policy concerns. Pure; how it is
-//! enforced is `firewall`'s.
+//! enforced is the driver's.
 
-use atoll_core::error::Invalid;
-use atoll_core::network::{Cidr, NetworkMode, NetworkPolicy};
-
-use super::ranges::{around, covers};
+use crate::{
+    error::Invalid,
+    network::{Cidr, NetworkMode, NetworkPolicy},
+    ranges::{around, covers},
+};
 
 /// Ranges that are closed unless an allow-list names a part of them and the server permits that: private (RFC 1918),
 /// carrier-grade NAT and benchmark addresses.
@@ -33,7 +34,7 @@ pub const NEVER: [Cidr; 9] = [
 /// Entries that one list of a sandbox may have.
 pub const MAX_ENTRIES: usize = 1000;
 
-/// Whether this driver can keep to the policy; `private_permitted` is the server's word on opening closed ranges. A
+/// Whether a driver can keep to the policy; `private_permitted` is the server's word on opening closed ranges. A
 /// wide allow-list entry opens its public part; one that lies inside a closed range (see [`CLOSED`]) opens that.
 ///
 /// # Errors
@@ -60,18 +61,21 @@ pub fn check_policy(policy: &NetworkPolicy, private_permitted: bool) -> Result<(
 }
 
 /// Whether the policy is what a sandbox has anyway, so that no rule is needed for it.
-pub(super) fn is_usual(policy: &NetworkPolicy) -> bool {
+#[must_use]
+pub fn is_usual(policy: &NetworkPolicy) -> bool {
     policy.mode == NetworkMode::Internet && policy.deny.is_empty() && opened(policy).is_empty()
 }
 
 /// Whether nothing at all can be reached. Names do not resolve then either: a query is a way out.
-pub(super) fn is_mute(policy: &NetworkPolicy) -> bool {
+#[must_use]
+pub fn is_mute(policy: &NetworkPolicy) -> bool {
     let shut = policy.mode != NetworkMode::Internet || policy.deny.iter().any(|range| range.prefix == 0);
     shut && policy.allow.is_empty()
 }
 
 /// The allow-list entries that open a part of a closed range.
-pub(super) fn opened(policy: &NetworkPolicy) -> Vec<Cidr> {
+#[must_use]
+pub fn opened(policy: &NetworkPolicy) -> Vec<Cidr> {
     policy.allow.iter().copied().filter(|entry| inside(*entry, &CLOSED).is_some()).collect()
 }
 

@@ -2,40 +2,48 @@
 
 use std::net::Ipv4Addr;
 
-use atoll_core::network::Cidr;
+use crate::network::Cidr;
 
 /// The range around an address; bits after the prefix are cleared.
-pub(super) const fn around(octets: [u8; 4], prefix: u8) -> Cidr {
+#[must_use]
+pub const fn around(octets: [u8; 4], prefix: u8) -> Cidr {
     let network = u32::from_be_bytes(octets) & mask(prefix);
     Cidr { network: Ipv4Addr::from_bits(network), prefix }
 }
 
-pub(super) fn single(addr: Ipv4Addr) -> Cidr {
+/// The range of one address.
+#[must_use]
+pub fn single(addr: Ipv4Addr) -> Cidr {
     Cidr { network: addr, prefix: 32 }
 }
 
 /// How many addresses there are (all of IPv4 do not fit 32 bits).
-pub(super) fn size(range: Cidr) -> u64 {
+#[must_use]
+pub fn size(range: Cidr) -> u64 {
     1 << (32 - u32::from(range.prefix))
 }
 
 /// How far `addr` is from the first address, when it is inside.
-pub(super) fn offset(range: Cidr, addr: Ipv4Addr) -> Option<u32> {
+#[must_use]
+pub fn offset(range: Cidr, addr: Ipv4Addr) -> Option<u32> {
     range.contains(addr).then(|| addr.to_bits() - range.network.to_bits())
 }
 
 /// Whether `inner` lies wholly inside `outer`.
-pub(super) fn covers(outer: Cidr, inner: Cidr) -> bool {
+#[must_use]
+pub fn covers(outer: Cidr, inner: Cidr) -> bool {
     outer.prefix <= inner.prefix && outer.contains(inner.network)
 }
 
 /// Whether the two share an address.
-pub(super) fn overlap(a: Cidr, b: Cidr) -> bool {
+#[must_use]
+pub fn overlap(a: Cidr, b: Cidr) -> bool {
     covers(a, b) || covers(b, a)
 }
 
 /// The same addresses as a list without overlaps, sorted: ranges either nest or are disjoint.
-pub(super) fn merge(ranges: &[Cidr]) -> Vec<Cidr> {
+#[must_use]
+pub fn merge(ranges: &[Cidr]) -> Vec<Cidr> {
     let mut sorted = ranges.to_vec();
     sorted.sort_unstable();
     let mut merged: Vec<Cidr> = Vec::with_capacity(sorted.len());

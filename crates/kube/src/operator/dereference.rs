@@ -1,0 +1,174 @@
+//! The first step: everything that a sandbox depends on is read. Decides nothing about it.
+
+use futures::future::try_join_all;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Namespace, PersistentVolumeClaim, Pod},
+    node::v1::RuntimeClass,
+    storage::v1::StorageClass,
+};
+use kube::{Api, ResourceExt};
+use std::collections::BTreeMap;
+
+use super::{Context, registry::ImageAnswer};
+use crate::{
+    convert::Resolved,
+    crd::{Recipe, Sandbox, SandboxTemplate, SandboxTemplateSpec},
+    names::{ID, STRICT, claim, id_of},
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The pod of an ephemeral sandbox, or the one of its StatefulSet.
+    pub pod: Option<Pod>,
+    /// The StatefulSet of a persistent one.
+    pub stateful: Option<StatefulSet>,
+    /// Its volumes' claims that are there already, by name.
+    pub claims: BTreeMap<String, PersistentVolumeClaim>,
+    /// Claims that another sandbox has, which still exists: that one's identifier.
+    pub holders: BTreeMap<String, String>,
+    /// What was decided before; then nothing below was looked up.
+    pub resolved: Option<Resolved>,
+    /// Its template.
+    pub template: Option<SandboxTemplate>,
+    /// What the registry said about its image.
+    pub image: Option<ImageAnswer>,
+    /// Whether no root may be inside.
+    pub strict: bool,
+    /// A RuntimeClass that the template names and that is not there.
+    pub no_runtime: Option<String>,
+    /// A StorageClass that the template names and that is not there.
+    pub no_storage: Option<String>,
+}
+
+/// What was decided about a sandbox before, as its status has it.
+#[must_use]
+pub fn resolved(sandbox: &Sandbox) -> Option<Resolved> {
+    serde_json::from_value(sandbox.status.as_ref()?.resolved.clone()?).ok()
+}
+
+/// Reads everything that `sandbox` depends on.
+///
+/// # Errors
+/// When the cluster does not answer.
+pub async fn dereference(sandbox: &Sandbox, tenant: &str, context: &Context) -> Result<Found, kube::Error> {
+    let mut found = match resolved(sandbox) {
+        Some(resolved) => Found { resolved: Some(resolved), ..Found::default() },
+        None => unresolved(sandbox, context).await?,
+    };
+    live(sandbox, tenant, context, &mut found).await?;
+    Ok(found)
+}
+
+/// What runs already.
+async fn live(
+    sandbox: &Sandbox,
+    tenant: &str,
+    context: &Context,
+    found: &mut Found,
+) -> Result<(), kube::Error> {
+    let namespace = sandbox.namespace().unwrap_or_default();
+    let id = id_of(sandbox).to_string();
+    let (client, pods) = (&context.client, Api::<Pod>::namespaced(context.client.clone(), &namespace));
+    let names = claims(sandbox, tenant, found);
+    if names.is_empty() {
+        found.pod = pods.get_opt(&id).await?;
+        return Ok(());
+    }
+    let sets = Api::<StatefulSet>::namespaced(client.clone(), &namespace);
+    let pod = format!("{id}-0");
+    (found.stateful, found.pod) = tokio::try_join!(sets.get_opt(&id), pods.get_opt(&pod))?;
+    let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
+    let there = try_join_all(names.iter().map(|name| api.get_opt(name))).await?;
+    for claim in there.into_iter().flatten() {
+        if let Some(holder) = holder(&claim, &id, &namespace, context).await? {
+            found.holders.insert(claim.name_any(), holder);
+        }
+        found.claims.insert(claim.name_any(), claim);
+    }
+    Ok(())
+}
+
+/// The names of its claims.
+fn claims(sandbox: &Sandbox, tenant: &str, found: &Found) -> Vec<String> {
+    let Some(owner) = &sandbox.spec.owner else { return Vec::new() };
+    let own = &sandbox.spec.recipe.volumes;
+    let names: Vec<String> = match (&found.resolved, &found.template) {
+        (Some(resolved), _) => resolved.spec.volumes.iter().map(|it| it.name.clone()).collect(),
+        (None, Some(template)) if own.is_empty() => template.spec.recipe.volumes.keys().cloned().collect(),
+        (None, _) => own.keys().cloned().collect(),
+    };
+    let label = atoll_core::owner::label(tenant, owner);
+    names.iter().map(|name| claim(name, &label)).collect()
+}
+
+async fn holder(
+    claim: &PersistentVolumeClaim,
+    id: &str,
+    namespace: &str,
+    context: &Context,
+) -> Result<Option<String>, kube::Error> {
+    let Some(holder) = claim.labels().get(ID).filter(|holder| *holder != id) else { return Ok(None) };
+    let there = context.sandbox_of(namespace, holder).await?;
+    Ok(there.map(|_| holder.clone()))
+}
+
+async fn unresolved(sandbox: &Sandbox, context: &Context) -> Result<Found, kube::Error> {
+    let namespace = sandbox.namespace().unwrap_or_default();
+    let namespaces = Api::<Namespace>::all(context.client.clone());
+    let strict = namespaces.get(&namespace).await?.labels().get(STRICT).is_some_and(|it| it == "true");
+    let template = match &sandbox.spec.template {
+        Some(name) => template(name, &namespace, context).await?,
+        None => None,
+    };
+    let image = image(sandbox, template.as_ref(), context).await;
+    let runtime = template.as_ref().and_then(|it| it.spec.runtime.clone());
+    let storage = template.as_ref().and_then(|it| it.spec.pod.as_ref()?.storage_class.clone());
+    let no_runtime = missing::<RuntimeClass>(runtime, context).await?;
+    let no_storage = missing::<StorageClass>(storage, context).await?;
+    Ok(Found { template, image, strict, no_runtime, no_storage, ..Found::default() })
+}
+
+async fn missing<K>(name: Option<String>, context: &Context) -> Result<Option<String>, kube::Error>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let Some(name) = name else { return Ok(None) };
+    let there = Api::<K>::all(context.client.clone()).get_metadata_opt(&name).await?;
+    Ok(there.is_none().then_some(name))
+}
+
+/// The tenant's template of that name, or the platform's, or a built-in one.
+async fn template(
+    name: &str,
+    namespace: &str,
+    context: &Context,
+) -> Result<Option<SandboxTemplate>, kube::Error> {
+    for namespace in [namespace, &context.settings.namespaces.platform] {
+        let api = Api::<SandboxTemplate>::namespaced(context.client.clone(), namespace);
+        if let Some(found) = api.get_opt(name).await? {
+            return Ok(Some(found));
+        }
+    }
+    let built_in = atoll_core::template::builtin(name);
+    Ok(built_in.map(|spec| SandboxTemplate::new(name, crate::convert::template_out(&spec))))
+}
+
+async fn image(
+    sandbox: &Sandbox,
+    template: Option<&SandboxTemplate>,
+    context: &Context,
+) -> Option<ImageAnswer> {
+    let of_template = |spec: &SandboxTemplateSpec| spec.recipe.image.clone();
+    let Recipe { image, .. } = &sandbox.spec.recipe;
+    let reference = image.clone().or_else(|| of_template(&template?.spec))?;
+    let known = template.and_then(|it| it.status.clone()?.image).filter(|image| image.reference == reference);
+    match known {
+        Some(image) => Some(ImageAnswer::Found(image)),
+        None => Some(context.registry.resolve(&reference).await),
+    }
+}

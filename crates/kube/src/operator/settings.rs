@@ -1,0 +1,66 @@
+//! What whoever starts the operator decides.
+
+use std::net::{IpAddr, SocketAddr};
+
+use atoll_core::{network::Cidr, request::Capacity};
+
+use crate::names::Namespaces;
+
+/// How the agent gets into a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Injection {
+    /// As a read-only volume of the agent's image: nothing is copied. Needs a runtime that can (containerd 2.1).
+    #[default]
+    ImageVolume,
+    /// An init container copies it.
+    InitContainer,
+}
+
+/// Which host names lead to sandboxes, and through what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// One wildcard to the gateway, which the platform's administrator makes once.
+    #[default]
+    Wildcard,
+    /// A Service and an IngressRoute for each sandbox.
+    PerSandbox,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which namespaces are whose.
+    pub namespaces: Namespaces,
+    /// What one sandbox may have.
+    pub capacity: Capacity,
+    /// The image that has the agent at `/agent/atoll-agent`.
+    pub agent_image: String,
+    /// How it gets into pods.
+    pub injection: Injection,
+    /// Name servers of sandboxes; the node's when there are none.
+    pub resolvers: Vec<IpAddr>,
+    /// A Service in the platform's namespace that is one.
+    pub resolver_service: Option<String>,
+    /// Images must begin with one of these, in which `{tenant}` is the tenant; all images when there is none.
+    pub allowed_images: Vec<String>,
+    /// Registries that may be spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// The domain below which sandboxes have host names.
+    pub domain: Option<String>,
+    /// What leads there.
+    pub routing: Routing,
+    /// Name of the gateway's Service in the platform's namespace, and its port.
+    pub gateway_service: (String, u16),
+    /// StorageClass of volumes whose template names none.
+    pub storage_class: Option<String>,
+    /// Access mode of volumes, e.g. `ReadWriteOnce` or `ReadWriteOncePod`.
+    pub access_mode: String,
+    /// Whether policies may open private address ranges by name.
+    pub private_egress: bool,
+    /// Ranges that nothing opens, beside those that are never reachable and the cluster's own addresses.
+    pub protected: Vec<Cidr>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are answered.
+    pub listen: SocketAddr,
+    /// Who this is among the operator's replicas: the pod's name.
+    pub identity: String,
+}
