@@ -99,6 +99,9 @@ pub struct Operator {
     /// A range that nothing opens, beside the cluster's own addresses; repeatable
     #[arg(long, value_name = "CIDR")]
     pub protected_cidr: Vec<Cidr>,
+    /// A range from which the server reaches agents, where it runs outside the cluster; repeatable
+    #[arg(long, value_name = "CIDR")]
+    pub platform_cidr: Vec<Cidr>,
     /// Where /metrics, /healthz and /readyz are answered
     #[arg(long, default_value = "0.0.0.0:9090", value_name = "ADDR")]
     pub metrics: SocketAddr,
@@ -155,6 +158,7 @@ impl Operator {
             access_mode: self.volume_access_mode.clone(),
             private_egress: self.private_egress,
             protected: self.protected_cidr.clone(),
+            platform_ranges: self.platform_cidr.clone(),
             listen: self.metrics,
             identity,
         }

@@ -85,29 +85,46 @@ fn refusal(error: kube::Error) -> Result<String, kube::Error> {
     }
 }
 
-/// Makes a claim, or takes over one that nobody has. What another sandbox took meanwhile is seen by its version.
+/// Makes a claim, or takes over one that nobody has.
 async fn take(
-    mut claim: PersistentVolumeClaim,
+    claim: PersistentVolumeClaim,
     found: &Found,
     context: &Context,
 ) -> Result<Option<String>, kube::Error> {
-    if let Some(there) = found.claims.get(&claim.name_any()) {
-        let size = |it: &PersistentVolumeClaim| it.spec.as_ref().and_then(|spec| spec.resources.clone());
-        if there.labels().get(ID) == claim.labels().get(ID) && size(there) == size(&claim) {
-            return Ok(None);
-        }
-        claim.metadata.resource_version = there.resource_version();
-        // Immutable once bound; the cluster filled in the default.
-        let spec = there.spec.clone().unwrap_or_default();
-        if let Some(wanted) = &mut claim.spec {
-            wanted.storage_class_name = spec.storage_class_name;
-            wanted.access_modes = spec.access_modes;
-        }
+    let Some(there) = found.claims.get(&claim.name_any()) else { return make(&claim, context).await };
+    let size = |it: &PersistentVolumeClaim| it.spec.as_ref().and_then(|spec| spec.resources.clone());
+    if there.labels().get(ID) == claim.labels().get(ID) && size(there) == size(&claim) {
+        return Ok(None);
     }
-    match put(&claim, context).await {
-        Ok(_) => Ok(None),
-        Err(error) => refusal(error).map(Some),
+    let mut claim = taken_over(claim, there);
+    let Err(error) = put(&claim, context).await else { return Ok(None) };
+    let refused = refusal(error)?;
+    // Its storage class lets it not grow, which is no reason to keep its owner from it.
+    tracing::warn!(claim = %claim.name_any(), %refused, "a volume keeps its size");
+    if let (Some(wanted), Some(spec)) = (&mut claim.spec, &there.spec) {
+        wanted.resources.clone_from(&spec.resources);
     }
+    put(&claim, context).await.map_or_else(|error| refusal(error).map(Some), |_| Ok(None))
+}
+
+/// Not by server-side apply, which would take what another sandbox made just now.
+async fn make(claim: &PersistentVolumeClaim, context: &Context) -> Result<Option<String>, kube::Error> {
+    let namespace = claim.namespace().unwrap_or_default();
+    let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &namespace);
+    let params = PostParams { field_manager: Some(OPERATOR.into()), ..PostParams::default() };
+    context.metrics.wrote();
+    api.create(&params, claim).await.map_or_else(|error| refusal(error).map(Some), |_| Ok(None))
+}
+
+/// A claim that is there, with the version that was seen: what another sandbox took meanwhile stays theirs. What cannot
+/// change once it is bound stays as the cluster filled it in.
+fn taken_over(mut claim: PersistentVolumeClaim, there: &PersistentVolumeClaim) -> PersistentVolumeClaim {
+    claim.metadata.resource_version = there.resource_version();
+    if let (Some(wanted), Some(spec)) = (&mut claim.spec, &there.spec) {
+        wanted.storage_class_name.clone_from(&spec.storage_class_name);
+        wanted.access_modes.clone_from(&spec.access_modes);
+    }
+    claim
 }
 
 async fn apply_pod(found: &Found, pod: Option<Pod>, context: &Context) -> Result<Applied, kube::Error> {

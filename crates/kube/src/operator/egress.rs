@@ -69,14 +69,19 @@ fn platform(namespace: &str, pods: LabelSelector) -> NetworkPolicyPeer {
     }
 }
 
+fn of_block(block: IPBlock) -> NetworkPolicyPeer {
+    NetworkPolicyPeer { ip_block: Some(block), ..NetworkPolicyPeer::default() }
+}
+
 /// What every tenant's namespace has: nothing passes, but the platform reaches agents, and names resolve where anything
 /// may be reached at all.
 #[must_use]
-pub fn ground(namespace: &str, platform_namespace: &str) -> Vec<NetworkPolicy> {
+pub fn ground(namespace: &str, platform_namespace: &str, ranges: &[Cidr]) -> Vec<NetworkPolicy> {
     let both = vec!["Ingress".to_owned(), "Egress".to_owned()];
     let closed = NetworkPolicySpec { policy_types: Some(both), ..NetworkPolicySpec::default() };
+    let outside = ranges.iter().filter_map(|range| block(*range, &[])).map(of_block);
     let agents = NetworkPolicyIngressRule {
-        from: Some(vec![platform(platform_namespace, selector(&[]))]),
+        from: Some([platform(platform_namespace, selector(&[]))].into_iter().chain(outside).collect()),
         ports: Some(vec![port(AGENT_PORT, "TCP")]),
     };
     let agents = NetworkPolicySpec {
@@ -108,8 +113,7 @@ pub fn policy(
         to: Some(vec![platform(platform_namespace, selector(&[RESOLVER]))]),
         ports: Some(vec![port(53, "UDP"), port(53, "TCP"), port(5353, "UDP"), port(5353, "TCP")]),
     };
-    let to =
-        blocks.into_iter().map(|block| NetworkPolicyPeer { ip_block: Some(block), ..Default::default() });
+    let to = blocks.into_iter().map(of_block);
     let out = NetworkPolicyEgressRule { to: Some(to.collect()), ports: None };
     let spec = NetworkPolicySpec {
         pod_selector: Some(selector(&[(NAME, SANDBOX), (EGRESS, &class)])),

@@ -67,6 +67,8 @@ pub enum Problem {
     Cluster(#[from] kube::Error),
 }
 
+/// How soon an object is looked at again that was changed under our hands.
+const SOON: Duration = Duration::from_millis(100);
 /// How soon a namespace is tried again that could not be prepared.
 const PREPARE_AGAIN: Duration = Duration::from_secs(5);
 /// How often policies that nobody needs are looked for.
@@ -120,8 +122,17 @@ async fn lead(context: Arc<Context>) {
 
 fn later<K: Resource<DynamicType = ()>>(object: Arc<K>, problem: &Problem, context: Arc<Context>) -> Action {
     let name = object.name_any();
-    tracing::warn!(%name, %problem, "it is looked at again");
+    let Problem::Cluster(error) = problem;
+    if is_conflict(error) {
+        // Somebody wrote meanwhile; what they wrote is on its way here.
+        return Action::requeue(SOON);
+    }
+    tracing::warn!(%name, %error, "it is looked at again");
     Action::requeue(context.failed(&object.uid().unwrap_or_default()))
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 async fn templates(context: Arc<Context>) {

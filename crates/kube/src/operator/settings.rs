@@ -59,6 +59,9 @@ pub struct Settings {
     pub private_egress: bool,
     /// Ranges that nothing opens, beside those that are never reachable and the cluster's own addresses.
     pub protected: Vec<Cidr>,
+    /// Ranges from which agents may be reached beside the platform's namespace: where parts of Atoll run outside the
+    /// cluster.
+    pub platform_ranges: Vec<Cidr>,
     /// Where `/metrics`, `/healthz` and `/readyz` are answered.
     pub listen: SocketAddr,
     /// Who this is among the operator's replicas: the pod's name.

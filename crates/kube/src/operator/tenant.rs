@@ -38,7 +38,8 @@ pub async fn prepare(namespace: &Namespace, context: &Context) -> Result<(), kub
     let name = namespace.name_any();
     bind(&name, context).await?;
     secure(namespace, context).await?;
-    for policy in egress::ground(&name, &context.settings.namespaces.platform) {
+    let settings = &context.settings;
+    for policy in egress::ground(&name, &settings.namespaces.platform, &settings.platform_ranges) {
         put_policy(&policy, context).await?;
     }
     Ok(())
