@@ -123,6 +123,11 @@ readinessProbe:
 - --platform-namespace={{ .Release.Namespace }}
 - --namespace-prefix={{ .Values.namespacePrefix }}
 - --agent-key=/keys/agent.key
+{{- range $name, $most := .Values.sandboxes.max }}
+{{- with $most }}
+- {{ printf "--max-%s=%v" $name . | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Arguments of API and gateway. */}}
