@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         run.case("a_stopped_sandbox_wakes", wakes(&server, &outside, &sandbox, Phase::Stopped)).await;
         run.case("nothing_is_left_behind", server.close()).await;
         run.case("without_keys", without_keys()).await;
+        run.case("one_process_for_each_part", parts()).await;
         Ok(())
     })
 }
@@ -38,6 +39,9 @@ async fn ways(run: &mut Run, server: &Server, outside: &Outside, sandbox: &Sandb
     run.case("a_named_port_of_a_user", by_name(server, outside)).await;
     run.case("everything_else_is_the_api", the_api(outside)).await;
     run.case("a_private_port_needs_a_key", private(server, outside, sandbox)).await;
+    run.case("a_link_becomes_a_cookie", link(server, outside, sandbox)).await;
+    run.case("a_link_ends", link_ends(server, outside, sandbox)).await;
+    run.case("two_tenants_cannot_reach_each_other", tenants(server, outside, sandbox)).await;
     run.case("a_closed_port_is_named", closed(outside, sandbox)).await;
     run.case("credentials_are_not_seen_inside", unseen(outside, sandbox)).await;
 }
@@ -189,6 +193,71 @@ async fn private(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Resul
     Ok(())
 }
 
+async fn link(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Result<()> {
+    let name = host(PORT, sandbox);
+    let url = server.cli()?.output(&["url", &sandbox.id, &PORT.to_string(), "--expires", "10m"]).await?;
+    let port = server.address().port();
+    let path = url.strip_prefix(&format!("http://{name}:{port}")).with_context(|| url.clone())?;
+    let name = format!("{name}:{port}");
+    let visit = outside.request(Method::GET, &name, path).send().await?;
+    let text = |name: &str| Some(visit.headers().get(name)?.to_str().ok()?.to_owned());
+    ensure!(
+        (visit.status().as_u16(), text("location")) == (302, Some(format!("http://{name}/"))),
+        "{visit:?}"
+    );
+    let cookie = text("set-cookie").context("no cookie")?;
+    ensure!(cookie.contains("HttpOnly") && !cookie.contains("Domain"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
+    let with_cookie = |name: &str| outside.request(Method::GET, name, "/").header("cookie", &cookie);
+    let (status, told) = json_of(with_cookie(&name)).await?;
+    ensure!(status == 200 && !told.to_string().contains("atoll"), "{status} {told}");
+    refused(with_cookie(&name).header("sec-fetch-site", "same-site"), 401, "unauthorized").await?;
+    refused(with_cookie(&host(8000, sandbox)), 404, "not_found").await?;
+    let token = cookie.split_once('=').context("a cookie has a value")?.1;
+    let program = outside.request(Method::POST, &name, "/digest").header("x-atoll-token", token);
+    ensure!(program.body("x").send().await?.status() == 200);
+    let forged = token.replace(&format!(".{PORT}."), ".8000.");
+    let forged = outside.request(Method::GET, &host(8000, sandbox), "/").header("x-atoll-token", forged);
+    refused(forged, 401, "unauthorized").await
+}
+
+async fn link_ends(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Result<()> {
+    let path = format!("/api/v1/sandboxes/{}/links", sandbox.id);
+    let link = server.http()?.post(&path, json!({"port": PORT, "expires_in": 1})).await?.expect(201)?;
+    let token = link["token"].as_str().context("a link has a token")?.to_owned();
+    let ask = || outside.request(Method::GET, &host(PORT, sandbox), "/").header("x-atoll-token", &token);
+    wait_until("the link has ended", async || Ok(ask().send().await?.status() == 401)).await?;
+    refused(ask(), 401, "expired").await
+}
+
+async fn tenants(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Result<()> {
+    let body = json!({"name": "theirs", "tenant": "theirs", "role": "member"});
+    let key = server.http()?.post("/api/v1/keys", body).await?.expect(201)?;
+    let key = key["secret"].as_str().context("a new key")?;
+    let theirs = server.http()?.with_key(Some(key));
+    let made = theirs.post("/api/v1/sandboxes", server.ask()).await?.expect(201)?;
+    let their_id = made["id"].as_str().context("an id")?.to_owned();
+    refused(
+        outside.request(Method::GET, &host(PORT, sandbox), "/").header("x-api-key", key),
+        404,
+        "not_found",
+    )
+    .await?;
+    let own =
+        outside.request(Method::GET, &format!("{PORT}-{their_id}.localhost"), "/").header("x-api-key", key);
+    refused(own, 502, "port_closed").await?;
+    let links = format!("/api/v1/sandboxes/{}/links", sandbox.id);
+    ensure!(theirs.post(&links, json!({"port": PORT})).await?.refusal(404)? == "not_found");
+    let link = theirs
+        .post(&format!("/api/v1/sandboxes/{their_id}/links"), json!({"port": PORT}))
+        .await?
+        .expect(201)?;
+    let token = link["token"].as_str().context("a link has a token")?;
+    let with_theirs = outside.request(Method::GET, &host(PORT, sandbox), "/").header("x-atoll-token", token);
+    refused(with_theirs, 404, "not_found").await?;
+    server.delete(&their_id).await
+}
+
 async fn closed(outside: &Outside, sandbox: &Sandbox) -> Result<()> {
     let name = host(9001, sandbox);
     refused(outside.keyed(Method::GET, &name, "/"), 502, "port_closed").await?;
@@ -307,4 +376,26 @@ async fn without_keys() -> Result<()> {
     let foreign = outside.request(Method::GET, &name, "/").header("origin", "https://evil.example");
     refused(foreign, 403, "foreign_origin").await?;
     server.close().await
+}
+
+/// The same directory, answered for by one process after the other.
+async fn parts() -> Result<()> {
+    let args = ["--role", "gateway", "--domain", "apps.example.com", "--content-url", "https://{host}"];
+    let args = args.map(str::to_owned).to_vec();
+    let server = Server::start(Options { bare: true, args, ..Options::default() }).await?;
+    let outside = Outside::new(&server)?;
+    for (host, path, status) in [
+        ("localhost", "/healthz", 200),
+        ("localhost", "/metrics", 200),
+        ("localhost", "/api/v1/sandboxes", 404),
+        ("80-i0000000000000000000.apps.example.com", "/api/v1/sandboxes", 404),
+        ("80-i0000000000000000000.localhost", "/", 404),
+    ] {
+        let (had, told) = json_of(outside.keyed(Method::GET, host, path)).await?;
+        ensure!(had == status, "{host}{path}: {had} {told}");
+    }
+    let metrics = outside.keyed(Method::GET, "localhost", "/metrics").send().await?.text().await?;
+    ensure!(metrics.contains("atoll_gateway_requests_total{outcome=\"not_found\"} 1"), "{metrics}");
+    drop(server);
+    Ok(())
 }

@@ -93,6 +93,16 @@ pub enum Command {
         /// Ids, or beginnings of them; every running sandbox when absent
         sandboxes: Vec<String>,
     },
+    /// Make a link that opens a port of a sandbox to whoever has it
+    Url {
+        /// Id, or the beginning of one
+        sandbox: String,
+        /// Number or name of the port
+        port: String,
+        /// How long it lives: at most 30d [default: 1h]
+        #[arg(long, value_parser = values::seconds, value_name = "TIME")]
+        expires: Option<u64>,
+    },
     /// Images that sandboxes start from
     #[command(subcommand)]
     Images(Images),

@@ -1,7 +1,8 @@
 //! Sandboxes: made, found, listed, and moved between phases.
 
 use atoll_proto::api::{
-    CreateEvent, CreateSandbox, Logs, Sandbox as Info, SandboxList, UpdateSandbox, Usage,
+    CreateEvent, CreateLink, CreateSandbox, Link, Logs, Port, Sandbox as Info, SandboxList, UpdateSandbox,
+    Usage,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -204,6 +205,14 @@ impl Sandbox {
     /// Its phase does not allow it, or it does not exist.
     pub async fn resume(&self) -> Result<Info, Error> {
         self.client.act(self.at(&["resume"])).await
+    }
+
+    /// Makes a link that opens one of its ports to whoever has it, for so many seconds or an hour.
+    ///
+    /// # Errors
+    /// It has no such port, the time is too long, or it does not exist.
+    pub async fn link(&self, port: Port, expires_in: Option<u64>) -> Result<Link, Error> {
+        self.client.post(self.at(&["links"]), &CreateLink { port, expires_in }).await
     }
 
     /// What it uses now.

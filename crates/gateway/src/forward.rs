@@ -221,6 +221,10 @@ impl Inner {
         let sent = lease.send(request(&parts, body)).await;
         let mut response = sent.map_err(|_| Refusal::NoAnswer(way.port))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // To whoever asked by CONNECT, success would mean that there is a tunnel.
+            if matches!(change, Change::Connect(_)) && response.status().is_success() {
+                return Err(Refusal::NoTunnel(way.port));
+            }
             settle(&mut response);
             return Ok(response.map(|body| Body::streamed(body, pulse, lease)));
         }

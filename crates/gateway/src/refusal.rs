@@ -47,6 +47,9 @@ pub enum Refusal {
     /// What listens there does not speak HTTP, or broke off.
     #[error("what listens on port {0} of the sandbox gave no answer in HTTP")]
     NoAnswer(u16),
+    /// What listens there answers, and does not change the protocol.
+    #[error("what listens on port {0} of the sandbox does not speak the protocol that was asked for")]
+    NoTunnel(u16),
     /// As many connections are open as may be.
     #[error("too many connections are open; try again in a moment")]
     Busy,
@@ -115,6 +118,7 @@ impl Refusal {
             Self::UnknownPort(_) => (StatusCode::NOT_FOUND, "unknown_port"),
             Self::PortClosed(_) => (StatusCode::BAD_GATEWAY, "port_closed"),
             Self::NoAnswer(_) => (StatusCode::BAD_GATEWAY, "no_answer"),
+            Self::NoTunnel(_) => (StatusCode::BAD_GATEWAY, "no_upgrade"),
             Self::Asleep(_) => (StatusCode::SERVICE_UNAVAILABLE, "cannot_wake"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -11,6 +11,7 @@ mod moves;
 mod resolve;
 mod system;
 mod templates;
+mod url;
 
 use atoll_client::{Client, api::Sandbox};
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Resume(several) => moves::moves(context, several, moves::Move::Resume).await,
         Command::Update(update) => create::update(context, update).await,
         Command::Usage { sandboxes } => list::usage(context, sandboxes).await,
+        Command::Url { sandbox, port, expires } => url::url(context, &sandbox, port, expires).await,
         Command::Images(images) => images::images(context, images).await,
         Command::Templates(templates) => templates::templates(context, templates).await,
         Command::Keys(keys) => keys::keys(context, keys).await,

@@ -6,7 +6,7 @@ use atoll_core::{
     store::{Store, StoreError},
 };
 use atoll_server::{World, new_secret};
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::secret_file;
 use crate::failure::Failure;
@@ -18,8 +18,10 @@ pub const FILE: &str = "admin.key";
 pub async fn ensure(data: &Path, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
     let path = data.join(FILE);
     let failed = |source| Failure::file("keep the admin key in", &path, source);
-    let secret = secret_file::ensure(&path, || new_secret(world)).map_err(failed)?;
-    settle(data, &secret, store, world).await
+    let made = || Ok(format!("{}\n", new_secret(world)?).into_bytes());
+    let text = secret_file::ensure(&path, made).map_err(failed)?;
+    let text = String::from_utf8(text).map_err(|error| failed(io::Error::other(error)))?;
+    settle(data, text.trim(), store, world).await
 }
 
 /// Several data directories may share a database: only this one's keys are touched.

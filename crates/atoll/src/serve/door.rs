@@ -16,6 +16,8 @@ use crate::{
 
 /// The file of the key that links are signed with, in the data directory.
 const FILE: &str = "gateway.key";
+/// Bytes of that key.
+const KEY: usize = 32;
 
 /// The gateway, as the server knows it.
 struct Door(Gateway);
@@ -76,13 +78,15 @@ pub fn address(args: &Serve, listening: SocketAddr) -> Result<ContentAddress, Fa
 pub fn link_key(args: &Serve, world: &dyn World) -> Result<LinkKey, Failure> {
     let path: PathBuf = args.gateway_key.clone().unwrap_or_else(|| args.data.join(FILE));
     let made = || {
-        let mut bytes = [0; 32];
+        let mut bytes = vec![0; KEY];
         world.fill(&mut bytes)?;
-        Ok(LinkKey::new(bytes).to_hex())
+        Ok(bytes)
     };
     let read = || {
-        let text = secret_file::ensure(&path, made)?;
-        LinkKey::parse(&text).ok_or_else(|| io::Error::other("it holds no key: 64 hex digits are needed"))
+        let bytes: [u8; KEY] = secret_file::ensure(&path, made)?
+            .try_into()
+            .map_err(|_| io::Error::other(format!("a key is {KEY} bytes, no more and no less")))?;
+        Ok(LinkKey::new(bytes))
     };
     read().map_err(|source| Failure::file("keep the key of links in", &path, source))
 }

@@ -73,6 +73,8 @@ pub fn sandbox(id: &str) -> Sandbox {
         owner: None,
         owner_label: None,
         ports: BTreeMap::new(),
+        urls: BTreeMap::new(),
+        port_url: None,
         volumes: BTreeMap::new(),
         public: false,
         template: None,

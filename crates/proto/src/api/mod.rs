@@ -5,6 +5,7 @@
 mod exec;
 mod files;
 mod image;
+mod link;
 mod sandbox;
 mod system;
 mod template;
@@ -13,6 +14,7 @@ mod volume;
 pub use exec::*;
 pub use files::*;
 pub use image::*;
+pub use link::*;
 pub use sandbox::*;
 pub use system::*;
 pub use template::*;

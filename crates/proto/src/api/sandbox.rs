@@ -312,6 +312,12 @@ pub struct Sandbox {
     /// Named ports.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+    /// The URL of each of them. Where the sandbox has an owner, it is the owner's, and leads to their oldest sandbox.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub urls: BTreeMap<String, String>,
+    /// The URL of any of its ports, with `{port}` where the number goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_url: Option<String>,
     /// Its owner's volumes that it has, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Volume>,

@@ -12,6 +12,7 @@ mod form;
 mod images;
 mod interactive;
 mod keys;
+mod links;
 mod logs;
 mod range;
 mod router;

@@ -18,7 +18,7 @@ use utoipa::openapi::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    archive, auth, dialects, docs, error::plain, exec, files, form, images, interactive, keys, logs,
+    archive, auth, dialects, docs, error::plain, exec, files, form, images, interactive, keys, links, logs,
     sandboxes, system, templates,
 };
 use crate::{
@@ -40,6 +40,7 @@ fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(sandboxes::pause))
         .routes(routes!(sandboxes::resume))
         .routes(routes!(sandboxes::usage))
+        .routes(routes!(links::create))
         .routes(routes!(logs::logs))
         .routes(routes!(exec::exec))
         .routes(routes!(interactive::interactive))

@@ -49,14 +49,14 @@ pub async fn create(
     let promise = promise(&headers, &body.bytes)?;
     let begun = services.create(&caller, body.value, promise).await?;
     if wants_events(&headers) {
-        return Ok(sse::events(events(begun)));
+        return Ok(sse::events(events(services, begun)));
     }
     let (status, sandbox) = match wait {
         true => (StatusCode::CREATED, begun.ended().await?),
         false => (StatusCode::ACCEPTED, begun.sandbox().clone()),
     };
     let location = format!("/api/v1/sandboxes/{}", sandbox.id());
-    Ok((status, [(header::LOCATION, location)], Json(convert::sandbox(sandbox))).into_response())
+    Ok((status, [(header::LOCATION, location)], Json(services.shown(sandbox))).into_response())
 }
 
 fn promise(headers: &HeaderMap, body: &[u8]) -> Result<Option<Promise>, ServiceError> {
@@ -65,9 +65,9 @@ fn promise(headers: &HeaderMap, body: &[u8]) -> Result<Option<Promise>, ServiceE
 }
 
 /// Everything that happens until the sandbox can be used or could not be made.
-fn events(begun: Begun) -> impl Stream<Item = CreateEvent> + Send {
+fn events(services: Arc<Services>, begun: Begun) -> impl Stream<Item = CreateEvent> + Send {
     let id = begun.sandbox().id().to_string();
-    steps(begun).map(event_with(id))
+    steps(begun).map(event_with(services, id))
 }
 
 /// A step of a creation, or its end.
@@ -107,13 +107,13 @@ async fn next_steps(place: Place) -> Option<(Vec<Step>, Place)> {
     }
 }
 
-fn event_with(id: String) -> impl FnMut(Step) -> CreateEvent {
+fn event_with(services: Arc<Services>, id: String) -> impl FnMut(Step) -> CreateEvent {
     move |step| match step {
         Step::Did(CreateStep::Queued) => CreateEvent::Queued { id: id.clone() },
         Step::Did(CreateStep::Pulling { percent }) => CreateEvent::Pulling { percent },
         Step::Did(CreateStep::Preparing) => CreateEvent::Preparing,
         Step::Did(CreateStep::Starting) => CreateEvent::Starting,
-        Step::Ended(Ok(sandbox)) => CreateEvent::Ready { sandbox: Box::new(convert::sandbox(*sandbox)) },
+        Step::Ended(Ok(sandbox)) => CreateEvent::Ready { sandbox: Box::new(services.shown(*sandbox)) },
         Step::Ended(Err(error)) => CreateEvent::Failed { error: error.tell() },
     }
 }
@@ -165,7 +165,7 @@ pub async fn get(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Answer<Json<Sandbox>> {
-    Ok(Json(convert::sandbox(services.sandbox(&caller, &id).await?)))
+    Ok(Json(services.shown(services.sandbox(&caller, &id).await?)))
 }
 
 /// Changes the deadline or the network of a sandbox.
@@ -178,7 +178,7 @@ pub async fn update(
     Path(id): Path<String>,
     body: JsonBody<UpdateSandbox>,
 ) -> Answer<Json<Sandbox>> {
-    Ok(Json(convert::sandbox(services.update(&caller, &id, body.value).await?)))
+    Ok(Json(services.shown(services.update(&caller, &id, body.value).await?)))
 }
 
 /// Takes a sandbox down with its files.
@@ -221,7 +221,7 @@ macro_rules! move_route {
             caller: Caller,
             Path(id): Path<String>,
         ) -> Answer<Json<Sandbox>> {
-            Ok(Json(convert::sandbox(services.change_phase(&caller, &id, $change).await?)))
+            Ok(Json(services.shown(services.change_phase(&caller, &id, $change).await?)))
         }
     };
 }

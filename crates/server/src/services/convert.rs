@@ -101,7 +101,7 @@ fn io_limits(it: &IoLimits) -> api::Io {
     }
 }
 
-/// A sandbox, in the API's words.
+/// A sandbox, in the API's words, but for its URLs.
 pub fn sandbox(it: Sandbox) -> api::Sandbox {
     let created_at = it.spec.created_at;
     api::Sandbox {
@@ -122,6 +122,8 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         owner_label: it.spec.owner.as_deref().map(|owner| core::owner::label(&it.spec.tenant, owner)),
         owner: it.spec.owner,
         ports: it.spec.ports,
+        urls: BTreeMap::new(),
+        port_url: None,
         volumes: it.spec.volumes.into_iter().map(volume).collect(),
         public: it.spec.public,
         template: it.spec.template,

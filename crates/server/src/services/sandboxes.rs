@@ -236,7 +236,7 @@ impl Services {
     /// One page of those that the caller may reach and that match, also of those that wait to be made.
     pub async fn list(&self, caller: &Caller, query: ListQuery) -> Result<api::SandboxList, ServiceError> {
         let page = self.page(caller, query).await?;
-        let items = page.items.into_iter().map(convert::sandbox).collect();
+        let items = page.items.into_iter().map(|it| self.shown(it)).collect();
         Ok(api::SandboxList { items, next_cursor: page.next.map(|next| hex::encode(next.to_string())) })
     }
 
