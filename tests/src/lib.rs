@@ -2,6 +2,7 @@
 //! host for what was left behind. It must not know how sandboxes are made: it sees the binary, the API and the kernel.
 
 pub mod cli;
+pub mod cluster;
 pub mod guest;
 pub mod host;
 pub mod http;
@@ -11,6 +12,7 @@ pub mod runner;
 pub mod server;
 pub mod stats;
 
+pub use cluster::Cluster;
 pub use runner::{Run, Skip, story};
 pub use server::{Options, Server};
 

@@ -3,7 +3,10 @@
 
 use atoll_core::lifecycle::{Action as Step, Observed as Seen, decide};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Namespace, Pod},
+};
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
@@ -56,8 +59,14 @@ pub async fn reconcile(sandbox: Arc<Sandbox>, context: Arc<Context>) -> Result<A
 async fn look(sandbox: &Sandbox, context: &Context) -> Result<Action, Problem> {
     let namespace = sandbox.namespace().unwrap_or_default();
     let tenant = context.settings.namespaces.tenant(&namespace).unwrap_or_default().to_owned();
-    let found = dereference(sandbox, &tenant, context).await?;
-    if sandbox.metadata.deletion_timestamp.is_some() {
+    let going = sandbox.metadata.deletion_timestamp.is_some();
+    let found = match dereference(sandbox, &tenant, context).await {
+        Err(kube::Error::Api(status)) if going && status.code == 403 => {
+            return let_go(sandbox, &namespace, context).await;
+        }
+        found => found?,
+    };
+    if going {
         return take_down(sandbox, &found, context).await;
     }
     hold_on(sandbox, context).await?;
@@ -355,6 +364,19 @@ async fn take_down(sandbox: &Sandbox, found: &Found, context: &Context) -> Resul
     if found.pod.is_some() || found.stateful.is_some() {
         return Ok(Action::requeue(RETRY));
     }
+    release(sandbox, context).await
+}
+
+/// In a namespace that goes, the operator's rights may go first. The cluster removes everything else there by itself.
+async fn let_go(sandbox: &Sandbox, namespace: &str, context: &Context) -> Result<Action, Problem> {
+    let there = Api::<Namespace>::all(context.client.clone()).get_opt(namespace).await?;
+    if there.is_some_and(|it| it.metadata.deletion_timestamp.is_none()) {
+        return Ok(Action::requeue(RETRY));
+    }
+    release(sandbox, context).await
+}
+
+async fn release(sandbox: &Sandbox, context: &Context) -> Result<Action, Problem> {
     let rest: Vec<&str> =
         sandbox.finalizers().iter().map(String::as_str).filter(|it| *it != FINALIZER).collect();
     set_finalizers(sandbox, &rest, context).await?;

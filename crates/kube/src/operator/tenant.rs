@@ -27,7 +27,7 @@ const ROLE: &str = "atoll-operator-tenant";
 pub fn tenant_of(namespace: &Namespace, context: &Context) -> Option<String> {
     let named = context.settings.namespaces.tenant(namespace.metadata.name.as_deref()?)?.to_owned();
     let labelled = namespace.labels().get(TENANT) == Some(&named);
-    (labelled && namespace.metadata.deletion_timestamp.is_none()).then_some(named)
+    labelled.then_some(named)
 }
 
 /// Puts up the walls of a tenant's namespace. Repeating it changes nothing.
@@ -36,6 +36,10 @@ pub fn tenant_of(namespace: &Namespace, context: &Context) -> Option<String> {
 /// When the cluster does not answer, or the operator has no right to do it.
 pub async fn prepare(namespace: &Namespace, context: &Context) -> Result<(), kube::Error> {
     let name = namespace.name_any();
+    if namespace.metadata.deletion_timestamp.is_some() {
+        // It goes, and takes nothing new; its sandboxes still have to be let go.
+        return Ok(());
+    }
     bind(&name, context).await?;
     secure(namespace, context).await?;
     let settings = &context.settings;

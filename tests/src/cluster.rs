@@ -1,0 +1,306 @@
+//! A real Kubernetes cluster for a story: the one that KUBECONFIG names, or one of its own that `tests/cluster/up` starts.
+//! The operator runs from the built binary on this machine. It must not know what a story is about.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{Skip, binary};
+
+/// How long the cluster may take to come to what a story waits for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A cluster and what is known of it.
+#[derive(Debug)]
+pub struct Cluster {
+    env: BTreeMap<String, String>,
+    /// The name of one that was started here and is taken down again.
+    own: Option<String>,
+    work: tempfile::TempDir,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let line: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
+    ensure!(output.status.success(), "{line:?}: {}{complaint}", said(&output));
+    Ok(said(&output))
+}
+
+impl Cluster {
+    /// Starts one of that name, unless KUBECONFIG names another.
+    ///
+    /// # Errors
+    /// [`Skip`] where no cluster can be had.
+    pub fn start(name: &str) -> Result<Self> {
+        let work = tempfile::tempdir()?;
+        if std::env::var_os("KUBECONFIG").is_some() {
+            return Ok(Self { env: std::env::vars().collect(), own: None, work });
+        }
+        let programs = ["/usr/local/go/bin/go", "/usr/bin/go"];
+        if !programs.iter().any(|it| Path::new(it).exists())
+            && run(Command::new("go").arg("version")).is_err()
+        {
+            bail!(Skip("Go is needed to build Kubernetes, and there is none; or set KUBECONFIG".into()));
+        }
+        let tool = |program: &str| root().join("tests/cluster").join(program);
+        run(Command::new(tool("up")).args(["--name", name]))?;
+        let text = run(Command::new("bash").args(["-c", &format!(". /run/{name}/env && env -0")]))?;
+        let env = text.split('\0').filter_map(|line| line.split_once('='));
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Ok(Self { env, own: Some(name.to_owned()), work })
+    }
+
+    /// What the cluster's environment says; a case that needs what is not there is skipped.
+    ///
+    /// # Errors
+    /// [`Skip`] when it says nothing.
+    pub fn var(&self, name: &str) -> Result<&str> {
+        let value = self.env.get(name).map(String::as_str);
+        value.ok_or_else(|| Skip(format!("{name} is not set; see tests/cluster/README.md")).into())
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.envs(&self.env);
+        command
+    }
+
+    /// Runs kubectl.
+    ///
+    /// # Errors
+    /// With what it complained about.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run(self.command("kubectl").args(arguments))
+    }
+
+    /// Runs kubectl, which must fail; gives its complaint.
+    ///
+    /// # Errors
+    /// When it succeeds.
+    pub fn kubectl_fails(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command("kubectl").args(arguments).stdin(Stdio::null()).output()?;
+        ensure!(!output.status.success(), "kubectl {arguments:?} went through: {}", said(&output));
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Applies objects, given as JSON.
+    ///
+    /// # Errors
+    /// With what the API server said.
+    pub fn apply(&self, object: &Value) -> Result<String> {
+        let path = self.written(&object.to_string())?;
+        self.kubectl(&["apply", "-f", &path.to_string_lossy()])
+    }
+
+    /// As [`Cluster::apply`], for what must be refused.
+    ///
+    /// # Errors
+    /// When it is taken.
+    pub fn apply_fails(&self, object: &Value) -> Result<String> {
+        let path = self.written(&object.to_string())?;
+        self.kubectl_fails(&["apply", "-f", &path.to_string_lossy()])
+    }
+
+    fn written(&self, text: &str) -> Result<PathBuf> {
+        let (mut file, path) = tempfile::NamedTempFile::new_in(self.work.path())?.keep()?;
+        file.write_all(text.as_bytes())?;
+        Ok(path)
+    }
+
+    /// One object, as JSON.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&["-n", namespace, "get", kind, name, "-o", "json"])?)?)
+    }
+
+    /// All objects of a kind, as JSON.
+    ///
+    /// # Errors
+    /// When the cluster does not answer.
+    pub fn list(&self, namespace: &str, kind: &str) -> Result<Vec<Value>> {
+        let list: Value =
+            serde_json::from_str(&self.kubectl(&["-n", namespace, "get", kind, "-o", "json"])?)?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Looks until `found` finds something.
+    ///
+    /// # Errors
+    /// What was seen last, when that takes too long.
+    pub async fn until<T>(&self, what: &str, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let last = found();
+            match last {
+                Ok(Some(it)) => return Ok(it),
+                last if Instant::now() > deadline => {
+                    last.with_context(|| format!("waited for {what}"))?;
+                    bail!("waited in vain for {what}");
+                }
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Waits until a sandbox is in a phase; gives the object.
+    ///
+    /// # Errors
+    /// With the phase it is in, when it does not come.
+    pub async fn phase(&self, namespace: &str, name: &str, phase: &str) -> Result<Value> {
+        let mut seen = Value::Null;
+        let what = format!("sandbox {name} to be {phase}");
+        let waited = self.until(&what, || {
+            seen = self.get(namespace, "sandbox", name)?;
+            Ok((seen["status"]["phase"] == phase).then(|| seen.clone()))
+        });
+        let waited = waited.await;
+        waited.with_context(|| format!("its status is {}", seen["status"]))
+    }
+
+    /// Runs a shell line in a sandbox's container.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn inside(&self, namespace: &str, pod: &str, line: &str) -> Result<String> {
+        self.kubectl(&["-n", namespace, "exec", pod, "-c", "sandbox", "--", "/bin/sh", "-c", line])
+    }
+
+    /// Pushes the image by which agents get into pods; gives its reference.
+    ///
+    /// # Errors
+    /// When the registry does not take it.
+    pub fn push_agent(&self) -> Result<String> {
+        let registry = self.var("ATOLL_CLUSTER_REGISTRY")?;
+        let image = self.work.path().join("agent-image");
+        std::fs::create_dir_all(image.join("agent"))?;
+        run(Command::new(binary()?).arg("install-agent").arg(image.join("agent")))?;
+        let name = self.own.clone().unwrap_or_else(|| "atoll-cluster".into());
+        let tool = root().join("tests/cluster/image");
+        run(self.command(tool).args(["--name", &name, "atoll-agent:test"]).arg(image))?;
+        Ok(format!("{registry}/atoll-agent:test"))
+    }
+
+    /// Installs the definitions of our objects, and makes the platform's namespace and a tenant's.
+    ///
+    /// # Errors
+    /// When the cluster does not take them.
+    pub fn prepare(&self, tenants: &[&str]) -> Result<()> {
+        let definitions = run(Command::new(binary()?).arg("crd"))?;
+        let path = self.written(&definitions)?;
+        self.kubectl(&["apply", "--server-side", "-f", &path.to_string_lossy()])?;
+        self.namespace("atoll-system", &[])?;
+        tenants.iter().try_for_each(|tenant| {
+            self.namespace(&format!("tenant-{tenant}"), &[("atoll.dev/tenant", tenant)])
+        })
+    }
+
+    /// Makes a namespace with labels.
+    ///
+    /// # Errors
+    /// When the cluster does not take it.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let metadata = serde_json::json!({ "name": name, "labels": labels });
+        self.apply(&serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))
+            .map(drop)
+    }
+
+    /// Starts an operator on this machine.
+    ///
+    /// # Errors
+    /// When the binary was not built.
+    pub fn operator(&self, agent_image: &str, identity: &str, more: &[&str]) -> Result<Operator> {
+        let key = self.work.path().join("agent.key");
+        if !key.exists() {
+            std::fs::write(&key, [7; 32])?;
+        }
+        let log = self.work.path().join(format!("{identity}.log"));
+        let out = File::options().create(true).append(true).open(&log)?;
+        let mut command = self.command(binary()?);
+        command.args([
+            "operator",
+            "--metrics",
+            "127.0.0.1:0",
+            "--log-format",
+            "human",
+            "--identity",
+            identity,
+        ]);
+        command.args(["--agent-image", agent_image, "--agent-key"]).arg(&key);
+        if let (Ok(registry), Ok(host)) = (self.var("ATOLL_CLUSTER_REGISTRY"), self.var("ATOLL_CLUSTER_HOST"))
+        {
+            command.args(["--registry-insecure", registry, "--platform-cidr", host]);
+        }
+        let child = command.args(more).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
+        Ok(Operator { child, log })
+    }
+
+    /// Takes the cluster down, when it was started here.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn down(&mut self) -> Result<()> {
+        let Some(name) = self.own.take() else { return Ok(()) };
+        run(Command::new(root().join("tests/cluster/down")).args(["--name", &name])).map(drop)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.down() {
+            eprintln!("the cluster was not taken down: {error:#}");
+        }
+    }
+}
+
+/// An operator on this machine.
+#[derive(Debug)]
+pub struct Operator {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Operator {
+    /// Kills it on the spot.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// What it logged.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.log)?)
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        let _ = self.kill();
+    }
+}
