@@ -1,9 +1,11 @@
 //! The command line: what can be said, and nothing of what is then done.
 
+mod cluster;
 mod families;
 mod operator;
 mod serve;
 
+pub use cluster::DriverKind;
 pub use families::{Images, Keys, Role, Templates};
 pub use operator::Operator;
 pub use serve::{Kata, LogFormat, Registries, Serve, ServerRole};
@@ -116,7 +118,7 @@ pub enum Command {
     Doctor(Doctor),
     /// Print the version of the server
     Version,
-    /// Serve sandboxes from this machine; needs root
+    /// Serve sandboxes from this machine, which needs root, or from a Kubernetes cluster
     #[command(after_help = SERVE_HELP)]
     Serve(Box<Serve>),
     /// Make pods of a cluster's Sandbox objects; several replicas, of which one works
@@ -135,6 +137,14 @@ pub enum Command {
         /// The folder, which is there already
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+    },
+    /// Print the definitions of the objects that a cluster must know, for `kubectl apply -f -`
+    Crd,
+    /// Make the key that servers and the operator of a cluster sign requests to agents with; prints the public key
+    AgentKey {
+        /// Where to write its 32 bytes; nothing may be there
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
     /// Print the description of the HTTP API: OpenAPI 3.1, as JSON
     Openapi,

@@ -2,6 +2,7 @@
 //! environment; what it does with a sandbox it does through the same API as everybody else.
 
 mod agent;
+mod agent_key;
 mod attach;
 mod cli;
 mod commands;
@@ -61,6 +62,11 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             output::print(&String::from_utf8_lossy(&script)).map(done)
         }
         Command::InstallAgent { folder } => agent::install(&folder).map(done),
+        Command::AgentKey { file } => agent_key::make(&file).map(done),
+        Command::Crd => {
+            let text = atoll_kube::crd::manifests().map_err(|error| Failure::Wrong(error.to_string()))?;
+            output::print(&text).map(done)
+        }
         Command::Openapi => output::print(&atoll_server::openapi()).map(done),
         Command::Serve(args) => {
             let failed = |source| Failure::io("read the system's certificates", source);

@@ -3,17 +3,18 @@
 mod admin_key;
 pub mod authorities;
 mod door;
+mod driver;
 mod kata;
 pub mod logging;
 mod secret_file;
 
-use atoll_core::driver::Driver;
-use atoll_local::{LocalConfig, LocalDriver, images::RegistryConfig, oci::Runtimes};
+use atoll_core::store::Store;
+use atoll_local::images::RegistryConfig;
 use atoll_server::{Links, Ports, RealWorld, ServerConfig, Tls, World};
 use std::{
     env, fs, io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +24,6 @@ use tokio::{
 };
 
 use crate::{
-    agent,
     cli::{Registries, Serve, ServerRole},
     failure::Failure,
 };
@@ -45,30 +45,18 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     let listener = listen(args.listen).await.map_err(|source| occupied(args.listen, source))?;
     let listening = listener.local_addr().unwrap_or(args.listen);
     let address = door::address(&args, listening)?;
-    let registries = registries(&args.registries)?;
-    let driver = LocalDriver::open(LocalConfig {
-        data: args.data.clone(),
-        agent: agent::PROGRAM,
-        launcher: PathBuf::from("/proc/self/exe"),
-        storage: args.storage.into(),
-        disk: args.disk_size,
-        registries,
-        runtimes: Runtimes::beside(&args.runtime_dir),
-        private_egress: args.private_egress,
-    });
-    let driver = driver.await.map_err(|error| Failure::Wrong(error.to_string()))?;
+    let (driver, templates) = driver::open(&args).await?;
     let world = RealWorld;
     let store =
         atoll_store::open(&database(&args)).await.map_err(|error| Failure::Wrong(error.to_string()))?;
-    if !args.no_auth {
-        admin_key::ensure(&args.data, &*store, &world).await?;
-    }
+    admin(&args, &*store, &world).await?;
     let link_key = door::link_key(&args, &world)?;
     announce(&args, listening);
-    let (driver, world): (Arc<dyn Driver>, Arc<dyn World>) = (Arc::new(driver), Arc::new(world));
+    let world: Arc<dyn World> = Arc::new(world);
     let front = door::open(&args, &address, &link_key, &driver, &store, &world);
     config.links = Some(Links { address, key: link_key });
-    let ports = Ports { driver, templates: store.clone(), store, front };
+    let templates = templates.unwrap_or_else(|| store.clone());
+    let ports = Ports { driver, templates, store, front };
     let served = atoll_server::serve(config, listener, ports, world, stop).await;
     served.map_err(|error| Failure::Wrong(error.to_string()))
 }
@@ -82,6 +70,16 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
         kata: kata::config(&args.kata)?,
         ..ServerConfig::default()
     })
+}
+
+/// The first key, with which all others are made.
+async fn admin(args: &Serve, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
+    match &args.admin_key_file {
+        // A gateway asks for keys and makes none.
+        _ if args.no_auth || args.role == ServerRole::Gateway => Ok(()),
+        Some(file) => admin_key::ensure_given(file, store, world).await,
+        None => admin_key::ensure(&args.data, store, world).await,
+    }
 }
 
 /// SIGHUP is not among them: a server may outlive the terminal that it was started from.
@@ -201,8 +199,9 @@ fn announce(args: &Serve, address: SocketAddr) {
     let url = format!("{scheme}://{host}:{}", address.port());
     if args.no_auth {
         tracing::warn!("everybody on this machine is admin: --no-auth");
-    } else {
-        tracing::info!(key = %args.data.join(admin_key::FILE).display(), "the admin key is kept in a file");
+    } else if args.role != ServerRole::Gateway {
+        let file = args.admin_key_file.clone().unwrap_or_else(|| args.data.join(admin_key::FILE));
+        tracing::info!(key = %file.display(), "the admin key is kept in a file");
     }
     tracing::info!(%url, data = %args.data.display(), version = env!("CARGO_PKG_VERSION"), "serving");
 }

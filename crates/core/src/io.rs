@@ -51,6 +51,12 @@ impl IoLimits {
 }
 
 impl IoSpec {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// These limits, each replaced where `other` names one.
     #[must_use]
     pub fn replaced_by(self, other: &Self) -> Self {

@@ -3,9 +3,9 @@
 //! terminals, HTTP routes or SQL.
 
 pub mod agent;
+pub mod cluster;
 pub mod convert;
 pub mod crd;
+pub mod driver;
 pub mod names;
 pub mod operator;
-
-pub use kube::Client;

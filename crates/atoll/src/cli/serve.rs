@@ -5,6 +5,7 @@ use atoll_local::StorageKind;
 use clap::{Args, ValueEnum};
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use super::cluster::{Cluster, DriverKind};
 use crate::config;
 
 /// Where images come from.
@@ -63,6 +64,18 @@ pub struct Serve {
     /// Where everything is kept
     #[arg(long, default_value = config::DEFAULT_DATA, value_name = "DIR")]
     pub data: PathBuf,
+    /// What runs sandboxes
+    #[arg(long, env = "ATOLL_DRIVER", value_enum, default_value_t, value_name = "DRIVER")]
+    pub driver: DriverKind,
+    /// What a cluster is told; for --driver kubernetes.
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// The key that requests to the agents of a cluster are signed with, the operator's: 32 bytes
+    #[arg(long, value_name = "FILE")]
+    pub agent_key: Option<PathBuf>,
+    /// Take the admin key from this file [default: admin.key in the data directory, made when missing]
+    #[arg(long, value_name = "FILE")]
+    pub admin_key_file: Option<PathBuf>,
     /// What is remembered besides: sqlite:PATH or postgres://... [default: atoll.db in the data directory]
     #[arg(long, env = "ATOLL_DATABASE", hide_env_values = true, value_name = "URL")]
     pub database: Option<String>,

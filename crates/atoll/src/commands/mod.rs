@@ -72,6 +72,8 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         | Command::Serve(_)
         | Command::InstallAgent { .. }
         | Command::Operator(_)
+        | Command::AgentKey { .. }
+        | Command::Crd
         | Command::Openapi
         | Command::Completions { .. } => Ok(()),
     }

@@ -1,5 +1,6 @@
-//! The admin key of a data directory: made at the first start, in a file that only its owner reads; the store knows its
+//! The admin key. That of a data directory: made at the first start, in a file that only its owner reads; the store knows its
 //! hash alone. The file is the truth: with another key in it, or none, the old key is revoked at the next start.
+//! Servers that share a database share a key that somebody else keeps: a Secret of a cluster.
 
 use atoll_core::{
     key::{ApiKey, DEFAULT_TENANT, Role, hash},
@@ -13,6 +14,10 @@ use crate::failure::Failure;
 
 /// Its name in the data directory.
 pub const FILE: &str = "admin.key";
+/// The store's name of a key that somebody else keeps.
+const GIVEN: &str = "admin key of the platform";
+/// Whoever can try keys must not guess one.
+const SHORTEST: usize = 24;
 
 /// Makes sure that there is a key, and that it is the one that the store knows.
 pub async fn ensure(data: &Path, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
@@ -21,13 +26,26 @@ pub async fn ensure(data: &Path, store: &dyn Store, world: &dyn World) -> Result
     let made = || Ok(format!("{}\n", new_secret(world)?).into_bytes());
     let text = secret_file::ensure(&path, made).map_err(failed)?;
     let text = String::from_utf8(text).map_err(|error| failed(io::Error::other(error)))?;
-    settle(data, text.trim(), store, world).await
+    settle(name(data), text.trim(), store, world).await
+}
+
+/// Makes sure that the store knows the key of a file that somebody else writes, and none that was in it before.
+pub async fn ensure_given(path: &Path, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
+    let failed = |source| Failure::file("read the admin key in", path, source);
+    let secret = fs::read_to_string(path).map_err(failed)?;
+    let secret = secret.trim();
+    if secret.len() < SHORTEST {
+        let problem =
+            format!("{} holds no admin key: it needs {SHORTEST} characters at least", path.display());
+        return Err(Failure::Wrong(problem));
+    }
+    settle(GIVEN.to_owned(), secret, store, world).await
 }
 
 /// Several data directories may share a database: only this one's keys are touched.
-async fn settle(data: &Path, secret: &str, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
+async fn settle(name: String, secret: &str, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
     let failed = |error: StoreError| Failure::Wrong(error.to_string());
-    let (name, hashed) = (name(data), hash(secret));
+    let hashed = hash(secret);
     let mut known = false;
     for key in store.keys(None).await.map_err(failed)? {
         if key.hash == hashed {
@@ -49,7 +67,11 @@ async fn settle(data: &Path, secret: &str, store: &dyn Store, world: &dyn World)
         hash: hashed,
         created_at: world.now(),
     };
-    store.put_key(&key).await.map_err(failed)
+    match store.put_key(&key).await {
+        // Another server was quicker with the same one.
+        Err(StoreError::Exists(_)) => Ok(()),
+        put => put.map_err(failed),
+    }
 }
 
 fn name(data: &Path) -> String {
@@ -95,6 +117,23 @@ mod tests {
         let second = started(data.path(), &store).await;
         let known = hashes(&store).await;
         assert!(known.len() == 2 && known.contains(&hash(&second)) && known.contains(&hash(&neighbour)));
+    }
+
+    #[tokio::test]
+    async fn a_given_key_is_shared_and_replaced() {
+        let (folder, store) = (tempfile::tempdir().unwrap(), FakeStore::default());
+        let path = folder.path().join("admin.key");
+        assert!(ensure_given(&path, &store, &RealWorld).await.is_err(), "it must be there");
+        fs::write(&path, "short\n").unwrap();
+        let refused = ensure_given(&path, &store, &RealWorld).await.unwrap_err().to_string();
+        assert!(refused.contains("24 characters"), "{refused}");
+        for secret in ["e2b_0123456789abcdef0123456789abcdef", "e2b_another6789abcdef0123456789abcde"] {
+            fs::write(&path, format!("{secret}\n")).unwrap();
+            for _ in 0..2 {
+                ensure_given(&path, &store, &RealWorld).await.unwrap();
+                assert_eq!(hashes(&store).await, [hash(secret)]);
+            }
+        }
     }
 
     #[tokio::test]
