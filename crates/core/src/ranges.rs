@@ -1,6 +1,6 @@
 //! Arithmetic on IPv4 ranges. Pure.
 
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use crate::network::Cidr;
 
