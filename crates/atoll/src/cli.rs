@@ -6,7 +6,7 @@ mod operator;
 mod serve;
 
 pub use cluster::DriverKind;
-pub use families::{Images, Keys, Role, Templates};
+pub use families::{Images, Keys, Role, Templates, Volumes};
 pub use operator::Operator;
 pub use serve::{Kata, LogFormat, Registries, Serve, ServerRole};
 
@@ -111,6 +111,9 @@ pub enum Command {
     /// Templates: named recipes for sandboxes
     #[command(subcommand)]
     Templates(Templates),
+    /// Volumes: storage of users that outlives their sandboxes
+    #[command(subcommand)]
+    Volumes(Volumes),
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
@@ -174,6 +177,12 @@ pub struct Recipe {
     /// Version of the template [default: the newest]
     #[arg(long, value_name = "N")]
     pub template_version: Option<i64>,
+    /// User to whom it belongs; a template's volumes are theirs
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
+    /// Let everybody who knows its address use its ports
+    #[arg(long)]
+    pub public: bool,
     /// Set a variable; KEY alone takes its value from here
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
@@ -322,6 +331,9 @@ pub struct Ls {
     /// Only those with this label
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
+    /// Only this user's
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
     /// Print ids only
     #[arg(short, long)]
     pub quiet: bool,

@@ -67,6 +67,7 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
         metrics_public: args.metrics_public,
         tls: tls(args)?,
         gateway_only: args.role == ServerRole::Gateway,
+        user_template: args.user_template.clone(),
         kata: kata::config(&args.kata)?,
         ..ServerConfig::default()
     })

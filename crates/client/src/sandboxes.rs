@@ -22,6 +22,8 @@ pub struct ListSandboxes {
     pub labels: BTreeMap<String, String>,
     /// Only those in one of these phases, by name.
     pub phases: Vec<String>,
+    /// Only this user's.
+    pub owner: Option<String>,
     /// Sandboxes per page; the server's default when absent.
     pub page_size: Option<usize>,
 }
@@ -121,6 +123,9 @@ async fn page(client: &Client, query: &ListSandboxes, cursor: &str) -> Result<Sa
         }
         for phase in &query.phases {
             pairs.append_pair("phase", phase);
+        }
+        if let Some(owner) = &query.owner {
+            pairs.append_pair("owner", owner);
         }
         if let Some(size) = query.page_size {
             pairs.append_pair("limit", &size.to_string());

@@ -1,8 +1,8 @@
-//! Images, templates, keys, and the server itself.
+//! Images, templates, volumes, keys, and the server itself.
 
 use atoll_proto::api::{
     CreateKey, Doctor, Image, ImageList, Key, KeyList, Pruned, PullEvent, PullImage, Template, TemplateList,
-    TemplateSpec, Version,
+    TemplateSpec, Version, VolumeInfo, VolumeList,
 };
 use futures::Stream;
 use reqwest::Method;
@@ -105,6 +105,27 @@ impl Client {
     /// There is no such template.
     pub async fn remove_template(&self, name: &str) -> Result<(), Error> {
         self.delete(self.api(&["templates", name])).await
+    }
+
+    /// The volumes of every user, or of one.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
+    pub async fn volumes(&self, owner: Option<&str>) -> Result<Vec<VolumeInfo>, Error> {
+        let mut url = self.api(&["volumes"]);
+        if let Some(owner) = owner {
+            url.query_pairs_mut().append_pair("owner", owner);
+        }
+        let list: VolumeList = self.get(url).await?;
+        Ok(list.items)
+    }
+
+    /// Removes a volume of a user of one's own tenant, with everything on it.
+    ///
+    /// # Errors
+    /// There is no such volume, or a sandbox has it.
+    pub async fn remove_volume(&self, owner: &str, name: &str) -> Result<(), Error> {
+        self.delete(self.api(&["volumes", owner, name])).await
     }
 
     /// The API keys, without their secrets.

@@ -72,6 +72,9 @@ pub enum DriverError {
     /// No such sandbox or image.
     #[error("{0} does not exist")]
     NotFound(String),
+    /// A sandbox of that id is there already.
+    #[error("sandbox {0} exists already")]
+    Exists(SandboxId),
     /// The phase does not allow it.
     #[error("sandbox {id} is {phase:?}: {problem}")]
     Conflict {
@@ -263,7 +266,7 @@ pub trait Driver: Send + Sync + 'static {
     fn capacity(&self) -> Capacity;
 
     /// Records the sandbox, makes and starts it, and returns it when its agent answers. On failure it stays as `Failed`
-    /// with the reason. The id must be new. Dropping the future does not undo what it began.
+    /// with the reason. The id must be new, or it is [`DriverError::Exists`]. Dropping the future does not undo what it began.
     async fn create(&self, sandbox: Sandbox, progress: Progress) -> Result<Sandbox, DriverError>;
 
     /// One sandbox.

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::{error::Invalid, key::DEFAULT_TENANT};
+use crate::{error::Invalid, id::SandboxId, key::DEFAULT_TENANT};
 
 /// Longest label: with `-` and a port's name it fits into the 63 characters that DNS gives a label (RFC 1035, 2.3.4).
 pub const LONGEST_LABEL: usize = 38;
@@ -24,10 +24,13 @@ const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Names `field`.
 pub fn check_owner(field: &str, user: &str) -> Result<(), Invalid> {
     let printable = !user.chars().any(char::is_control) && user.trim() == user;
-    if (1..=LONGEST_USER).contains(&user.len()) && printable {
+    // No URL's path can carry the two.
+    if (1..=LONGEST_USER).contains(&user.len()) && printable && user != "." && user != ".." {
         return Ok(());
     }
-    let rule = format!("1 to {LONGEST_USER} bytes without control characters or spaces around them");
+    let rule = format!(
+        "1 to {LONGEST_USER} bytes without control characters or spaces around them, not `.` or `..`"
+    );
     Err(Invalid::new(field, format!("is not the name of a user: {rule}")))
 }
 
@@ -40,6 +43,17 @@ pub fn label(tenant: &str, user: &str) -> String {
         return user.to_owned();
     }
     format!("{}--{}", readable(user), hash(tenant, user))
+}
+
+/// The id of the one sandbox that a user has where each user has one. It follows from the user, so that the driver itself
+/// refuses a second one, whoever asks for it.
+#[must_use]
+pub fn sandbox_id(tenant: &str, user: &str) -> SandboxId {
+    // What is hashed for labels begins with the tenant's name, which has no space.
+    let digest =
+        Sha256::new().chain_update("sandbox of ").chain_update(tenant).chain_update([0]).chain_update(user);
+    let digest = digest.finalize();
+    SandboxId::from_entropy(std::array::from_fn(|n| digest[n]))
 }
 
 /// `--` is what tells a label with a hash from a plain one.
@@ -116,8 +130,17 @@ mod tests {
     }
 
     #[test]
+    fn every_user_has_an_id_for_one_sandbox() {
+        let ids =
+            [("a", "b"), ("ab", ""), ("a", "c"), ("b", "b")].map(|(tenant, user)| sandbox_id(tenant, user));
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+        assert_eq!(sandbox_id("a", "b"), ids[0], "stable");
+        assert_eq!(SandboxId::parse(ids[0].as_str()).unwrap(), ids[0]);
+    }
+
+    #[test]
     fn names_that_no_one_has_are_refused() {
-        for bad in ["", " a", "a\n", "a\0b", &"a".repeat(LONGEST_USER + 1)] {
+        for bad in ["", " a", "a\n", "a\0b", ".", "..", &"a".repeat(LONGEST_USER + 1)] {
             assert_eq!(check_owner("owner", bad).unwrap_err().field, "owner", "{bad:?}");
         }
         check_owner("owner", "Алиса <alice@example.com>").unwrap();

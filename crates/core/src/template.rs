@@ -167,11 +167,15 @@ pub struct TemplateSpec {
 /// Name of the built-in template whose sandboxes run commands for whoever asks at the executor's port.
 pub const EXECUTOR: &str = "executor";
 
+/// Name of the built-in template of a desktop in a browser.
+pub const DESKTOP: &str = "desktop";
+
 /// The recipe of a built-in template. One that a tenant stores under the same name takes its place.
 #[must_use]
 pub fn builtin(name: &str) -> Option<TemplateSpec> {
     match name {
         EXECUTOR => Some(executor()),
+        DESKTOP => Some(desktop()),
         _ => None,
     }
 }
@@ -184,6 +188,21 @@ fn executor() -> TemplateSpec {
         memory: text("512Mi"),
         requests: RequestSpec { cpu: text("250m"), memory: text("128Mi") },
         executor: true,
+        ..TemplateSpec::default()
+    }
+}
+
+/// Its user, `headless`, and what it starts are the image's own: see docker/Dockerfile.xfce.24-04 of its source.
+fn desktop() -> TemplateSpec {
+    let home = VolumeSpec { path: "/home/headless".into(), size: Some("10Gi".into()) };
+    let start = ["/usr/bin/tini", "--", "/dockerstartup/startup.sh"];
+    TemplateSpec {
+        image: "accetto/ubuntu-vnc-xfce-firefox-g3".into(),
+        tier: Tier::Standard,
+        start_command: Some(start.map(str::to_owned).to_vec()),
+        ports: BTreeMap::from([("vnc".into(), 6901), ("api".into(), 3000)]),
+        volumes: BTreeMap::from([("home".into(), home)]),
+        sudo: Some(true),
         ..TemplateSpec::default()
     }
 }
@@ -275,7 +294,9 @@ mod tests {
 
     #[test]
     fn what_is_built_in_is_a_template() {
-        builtin(EXECUTOR).unwrap().check().unwrap();
+        for name in [EXECUTOR, DESKTOP] {
+            builtin(name).unwrap().check().unwrap();
+        }
         assert_eq!(builtin("no-such"), None);
     }
 

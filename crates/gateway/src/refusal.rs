@@ -66,6 +66,7 @@ impl From<DriverError> for Refusal {
             }
             DriverError::PortClosed(port) => Self::PortClosed(port),
             DriverError::Conflict { .. }
+            | DriverError::Exists(_)
             | DriverError::Exhausted(_)
             | DriverError::InUse(_)
             | DriverError::Invalid(_)

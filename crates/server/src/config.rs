@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub gateway_only: bool,
     /// How ports of sandboxes are reached from outside, where they are.
     pub links: Option<Links>,
+    /// The template of the sandboxes under `/v1/sandbox`; the built-in desktop when absent.
+    pub user_template: Option<String>,
     /// How much of everything.
     pub limits: Limits,
 }

@@ -98,6 +98,7 @@ impl Metrics {
     pub fn driver_failed(&self, error: &DriverError) {
         let kind = match error {
             DriverError::NotFound(_) => "not_found",
+            DriverError::Exists(_) => "exists",
             DriverError::Conflict { .. } => "conflict",
             DriverError::Invalid(_) => "invalid",
             DriverError::Image { .. } => "image",

@@ -1,4 +1,4 @@
-//! What can be said of images, templates and keys.
+//! What can be said of images, templates, volumes and keys.
 
 use clap::{Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -66,6 +66,26 @@ pub enum Templates {
     Versions {
         /// Its name
         name: String,
+    },
+}
+
+/// `atoll volumes`
+#[derive(Debug, Subcommand)]
+pub enum Volumes {
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only this user's
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
+    },
+    /// Remove volumes with everything on them; ones that no sandbox has
+    Rm {
+        /// The user whose they are
+        owner: String,
+        /// Names
+        #[arg(required = true)]
+        names: Vec<String>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! The command line of whoever runs the server.
 
-use atoll_core::quantity::Bytes;
+use atoll_core::{id::check_name, quantity::Bytes};
 use atoll_local::StorageKind;
 use clap::{Args, ValueEnum};
 use std::{io, net::SocketAddr, path::PathBuf};
@@ -103,6 +103,9 @@ pub struct Serve {
     /// Directory to look for OCI runtimes in, before the usual ones; repeatable
     #[arg(long, value_parser = absolute, value_name = "DIR")]
     pub runtime_dir: Vec<PathBuf>,
+    /// Template of the sandboxes under /v1/sandbox/USER [default: desktop]
+    #[arg(long, value_parser = template, value_name = "NAME")]
+    pub user_template: Option<String>,
     /// Show /metrics without a key
     #[arg(long)]
     pub metrics_public: bool,
@@ -131,6 +134,10 @@ pub struct Serve {
 
 fn absolute(text: &str) -> io::Result<PathBuf> {
     std::path::absolute(text)
+}
+
+fn template(text: &str) -> Result<String, String> {
+    check_name("name", text).map(|()| text.to_owned()).map_err(|refused| refused.problem)
 }
 
 pub(super) fn size(text: &str) -> Result<Bytes, String> {

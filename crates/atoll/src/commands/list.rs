@@ -2,7 +2,7 @@
 
 use atoll_client::{
     ListSandboxes,
-    api::{Io, Phase, Sandbox, Usage},
+    api::{Io, Phase, Sandbox, Usage, Volume},
 };
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -22,10 +22,10 @@ const RESTLESS: [Phase; 3] = [Phase::Creating, Phase::Running, Phase::Paused];
 pub async fn ls(context: &Context, args: Ls) -> Result<(), Failure> {
     let labels = values::pairs(&args.label).map_err(Failure::Wrong)?;
     let phases = if args.all { Vec::new() } else { RESTLESS.iter().map(word).collect() };
-    let query = ListSandboxes { labels, phases, page_size: Some(1000) };
+    let query = ListSandboxes { labels, phases, owner: args.owner, page_size: Some(1000) };
     let items: Vec<Sandbox> = context.client.sandboxes().list(query).try_collect().await?;
     let format = if args.quiet { Format::Name } else { context.format };
-    let header = ["ID", "FROM", "PHASE", "CPU", "MEMORY", "AGE", "ENDS IN", "LABELS"];
+    let header = ["ID", "FROM", "OWNER", "PHASE", "CPU", "MEMORY", "AGE", "ENDS IN", "LABELS"];
     let now = Timestamp::now();
     format.print_all(&items, &header, |sandbox| row(sandbox, now), |sandbox| &sandbox.id)
 }
@@ -35,6 +35,7 @@ fn row(sandbox: &Sandbox, now: Timestamp) -> Vec<String> {
     vec![
         sandbox.id.clone(),
         source(sandbox),
+        sandbox.owner.clone().unwrap_or_default(),
         word(&sandbox.phase),
         sandbox.cpu.clone(),
         sandbox.memory.clone(),
@@ -64,6 +65,8 @@ pub fn fields(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
         ("why", format!("{} ({})", sandbox.reason.message, sandbox.reason.code)),
         ("image", sandbox.image.clone()),
         ("template", sandbox.template.as_ref().map(|_| source(sandbox)).unwrap_or_default()),
+        ("owner", sandbox.owner.clone().unwrap_or_default()),
+        ("label", sandbox.owner_label.clone().unwrap_or_default()),
         ("cpu", sandbox.cpu.clone()),
         ("memory", sandbox.memory.clone()),
         ("disk", sandbox.disk.clone()),
@@ -78,12 +81,17 @@ pub fn fields(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
         ("ends", sandbox.expires_at.map(moment).unwrap_or_default()),
         ("last used", moment(sandbox.last_activity)),
     ];
+    fields.extend(sandbox.volumes.iter().map(|(name, volume)| ("volume", volume_line(name, volume))));
     fields.extend(sandbox.env.iter().map(|(key, value)| ("env", format!("{key}={value}"))));
     fields.extend(sandbox.history.iter().map(|step| {
         ("history", format!("{} {}: {}", moment(step.at), word(&step.phase), step.reason.message))
     }));
     fields.retain(|(_, value)| !value.is_empty());
     fields
+}
+
+fn volume_line(name: &str, volume: &Volume) -> String {
+    format!("{name} at {} ({})", volume.path, volume.size.as_deref().unwrap_or_default())
 }
 
 fn io(limits: &Io) -> String {

@@ -12,6 +12,7 @@ mod resolve;
 mod system;
 mod templates;
 mod url;
+mod volumes;
 
 use atoll_client::{Client, api::Sandbox};
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Url { sandbox, port, expires } => url::url(context, &sandbox, port, expires).await,
         Command::Images(images) => images::images(context, images).await,
         Command::Templates(templates) => templates::templates(context, templates).await,
+        Command::Volumes(volumes) => volumes::volumes(context, volumes).await,
         Command::Keys(keys) => keys::keys(context, keys).await,
         Command::Doctor(doctor) => system::doctor(context, doctor).await,
         Command::Destroy { data, force } => system::destroy(&data, force),

@@ -71,6 +71,8 @@ fn fill(base: CreateSandbox, recipe: Recipe) -> Result<CreateSandbox, String> {
     }
     Ok(CreateSandbox {
         template_version: recipe.template_version,
+        owner: recipe.owner,
+        public: recipe.public.then_some(true),
         cpu: recipe.cpu,
         memory: recipe.memory,
         disk: recipe.disk,

@@ -155,7 +155,7 @@ impl FakeDriver {
     fn enter_creation(&self, sandbox: &Sandbox) -> Result<(), DriverError> {
         let mut inner = self.lock();
         if inner.sandboxes.contains_key(sandbox.id()) {
-            return Err(DriverError::Internal(format!("{} exists already", sandbox.id())));
+            return Err(DriverError::Exists(sandbox.id().clone()));
         }
         self.volumes.take(sandbox)?;
         inner.sandboxes.insert(sandbox.id().clone(), sandbox.clone());

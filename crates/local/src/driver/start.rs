@@ -54,7 +54,7 @@ impl Inner {
         let entry = Entry::new(record.clone());
         if !self.table.insert(&entry) {
             self.slots().release(slot);
-            return Err(conflict(&entry, "its id is taken"));
+            return Err(DriverError::Exists(entry.record().sandbox.id().clone()));
         }
         let inner = Arc::clone(self);
         let saved = blocking(move || inner.records.save(&record, true).map_err(internal)).await;

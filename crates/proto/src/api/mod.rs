@@ -9,6 +9,7 @@ mod link;
 mod sandbox;
 mod system;
 mod template;
+mod user;
 mod volume;
 
 pub use exec::*;
@@ -18,4 +19,5 @@ pub use link::*;
 pub use sandbox::*;
 pub use system::*;
 pub use template::*;
+pub use user::*;
 pub use volume::*;

@@ -20,5 +20,6 @@ mod sandboxes;
 mod sse;
 mod system;
 mod templates;
+mod volumes;
 
 pub use router::{openapi, router};

@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     archive, auth, dialects, docs, error::plain, exec, files, form, images, interactive, keys, links, logs,
-    sandboxes, system, templates,
+    sandboxes, system, templates, volumes,
 };
 use crate::{
     request_id,
@@ -58,6 +58,8 @@ fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(templates::list))
         .routes(routes!(templates::put, templates::get, templates::delete))
         .routes(routes!(templates::versions))
+        .routes(routes!(volumes::list))
+        .routes(routes!(volumes::remove))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::delete))
         .routes(routes!(system::doctor))
@@ -89,6 +91,7 @@ pub fn openapi() -> String {
     let (_, api) = OpenApiRouter::with_openapi(description())
         .nest("/api/v1", api())
         .merge(dialects::kata::api())
+        .merge(dialects::per_user::api())
         .split_for_parts();
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
@@ -98,11 +101,11 @@ pub fn openapi() -> String {
 /// The API and its documentation.
 fn native(services: &Arc<Services>) -> Router<Arc<Services>> {
     let (api, _) = api().split_for_parts();
-    let (kata, _) = dialects::kata::api().split_for_parts();
+    let (dialects, _) = dialects::kata::api().merge(dialects::per_user::api()).split_for_parts();
     let known = from_fn_with_state(services.clone(), auth::identify);
     Router::new()
         .nest("/api/v1", api.fallback(unknown).route_layer(known.clone()))
-        .merge(kata.route_layer(known))
+        .merge(dialects.route_layer(known))
         .route("/openapi.json", get(docs::description))
         .route("/docs", get(docs::page))
         .route("/scalar/v1", get(docs::page))

@@ -142,6 +142,35 @@ fn volume(it: core::volume::Volume) -> (String, api::Volume) {
     (it.name, api::Volume { path: it.path, size: Some(it.size.to_string()) })
 }
 
+/// A volume that exists, in the API's words.
+pub fn volume_info(it: core::volume::VolumeInfo) -> api::VolumeInfo {
+    api::VolumeInfo {
+        name: it.name,
+        owner: it.owner,
+        tenant: it.tenant,
+        size: it.size.to_string(),
+        created_at: it.created_at,
+        used_by: it.used_by.map(|id| id.to_string()),
+    }
+}
+
+/// A user's sandbox, in the words of the API of one for each user.
+pub fn user_sandbox(it: api::Sandbox) -> api::UserSandbox {
+    api::UserSandbox {
+        user_id: it.owner.unwrap_or_default(),
+        label: it.owner_label.unwrap_or_default(),
+        id: it.id,
+        status: it.status,
+        phase: it.phase,
+        reason: it.reason,
+        template: it.template,
+        ports: it.ports,
+        volumes: it.volumes,
+        created_at: it.created_at,
+        expires_at: it.expires_at,
+    }
+}
+
 /// A move to a phase, in the API's words.
 pub fn transition(it: core::sandbox::Transition) -> api::Transition {
     api::Transition { at: it.at, phase: phase(it.phase), reason: reason(it.reason) }

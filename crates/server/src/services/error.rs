@@ -149,6 +149,7 @@ pub fn broken() -> String {
 fn classify_driver(error: &DriverError) -> (Kind, &str) {
     match error {
         DriverError::NotFound(_) => (Kind::NotFound, "not_found"),
+        DriverError::Exists(_) => (Kind::Conflict, "exists"),
         DriverError::Conflict { phase: Phase::Terminating, .. } => (Kind::Conflict, "terminating"),
         DriverError::Conflict { .. } => (Kind::Conflict, "conflict"),
         DriverError::Invalid(_) => (Kind::BadInput, "invalid"),

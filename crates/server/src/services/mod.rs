@@ -17,6 +17,8 @@ pub mod sandboxes;
 pub mod system;
 pub mod templates;
 pub mod text;
+pub mod users;
+pub mod volumes;
 
 use atoll_core::{
     driver::Driver,

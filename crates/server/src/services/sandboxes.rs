@@ -48,7 +48,7 @@ impl Begun {
 }
 
 /// A move that a caller asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     Start,
     Stop,
@@ -89,7 +89,7 @@ impl Services {
         to_the_end(async move { services.create_once(&caller, sandbox, &promise).await }).await?
     }
 
-    fn begin(&self, sandbox: Sandbox) -> Result<Begun, ServiceError> {
+    pub(super) fn begin(&self, sandbox: Sandbox) -> Result<Begun, ServiceError> {
         let creation = match self.creations.announce(sandbox) {
             Err(earlier) => earlier,
             Ok(creation) => {
@@ -170,7 +170,7 @@ impl Services {
     }
 
     /// Waits while another server, or the driver after a restart, still makes the sandbox.
-    async fn settled(&self, sandbox: Sandbox) -> Result<Sandbox, ServiceError> {
+    pub(super) async fn settled(&self, sandbox: Sandbox) -> Result<Sandbox, ServiceError> {
         let mut events = self.base.driver.subscribe();
         let mut now = self.base.driver.get(sandbox.id()).await?;
         while now.phase == Phase::Creating {
@@ -181,7 +181,11 @@ impl Services {
         Ok(now)
     }
 
-    async fn resolve(&self, caller: &Caller, ask: api::CreateSandbox) -> Result<Sandbox, ServiceError> {
+    pub(super) async fn resolve(
+        &self,
+        caller: &Caller,
+        ask: api::CreateSandbox,
+    ) -> Result<Sandbox, ServiceError> {
         let template = self.template_of(caller, &ask).await?;
         let nested = ask.overrides.clone().unwrap_or_default();
         let request: CreateRequest = convert::create_request(ask)?;
