@@ -1,6 +1,7 @@
 //! Users and what is theirs: volumes that outlive sandboxes, and one sandbox for each user. With our own launcher, with
 //! OCI runtimes, and where there is no btrfs.
 
+mod per_user;
 mod volumes;
 
 use anyhow::Result;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
             volumes::under(run, &server, runtime).await;
         }
         run.case("nothing_is_left_behind", server.close()).await;
+        per_user::all(run).await?;
         without_btrfs(run).await
     })
 }
