@@ -28,6 +28,9 @@ pub struct UserSandbox {
     pub template: Option<String>,
     /// Ports by name.
     pub ports: BTreeMap<String, u16>,
+    /// URLs of the named ports, where there is a gateway.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub urls: BTreeMap<String, String>,
     /// The user's volumes that it has, by name.
     pub volumes: BTreeMap<String, Volume>,
     /// When it was made.

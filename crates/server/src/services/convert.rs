@@ -165,6 +165,7 @@ pub fn user_sandbox(it: api::Sandbox) -> api::UserSandbox {
         reason: it.reason,
         template: it.template,
         ports: it.ports,
+        urls: it.urls,
         volumes: it.volumes,
         created_at: it.created_at,
         expires_at: it.expires_at,

@@ -32,8 +32,8 @@ fn named(user: UserId) -> Result<String, ServiceError> {
     user.map(|Path(user)| user).map_err(refuse)
 }
 
-fn shown(sandbox: Sandbox) -> UserSandbox {
-    convert::user_sandbox(convert::sandbox(sandbox))
+fn shown(services: &Services, sandbox: Sandbox) -> UserSandbox {
+    convert::user_sandbox(services.shown(sandbox))
 }
 
 /// Makes the user's sandbox, or wakes the one that they have.
@@ -52,7 +52,7 @@ async fn make(
     let user = named(user)?;
     let (sandbox, made) = services.make_user_sandbox(&caller, &user).await?;
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(shown(sandbox))))
+    Ok((status, Json(shown(&services, sandbox))))
 }
 
 /// Gets the user's sandbox, as it is.
@@ -65,7 +65,7 @@ async fn get(
     user: UserId,
 ) -> Answer<Json<UserSandbox>> {
     let user = named(user)?;
-    Ok(Json(shown(services.user_sandbox(&caller, &user).await?)))
+    Ok(Json(shown(&services, services.user_sandbox(&caller, &user).await?)))
 }
 
 /// Takes the user's sandbox down and keeps their volumes.
@@ -126,5 +126,5 @@ async fn moved(
 ) -> Answer<Json<UserSandbox>> {
     let user = named(user)?;
     let sandbox = services.move_user_sandbox(caller, &user, change).await?;
-    Ok(Json(shown(sandbox)))
+    Ok(Json(shown(services, sandbox)))
 }
