@@ -45,6 +45,7 @@ async fn hogs(run: &mut Run, server: &Server) {
 async fn clients(run: &mut Run, server: &Server) {
     run.case("client_leaves_in_the_middle_of_an_exec", leaves_exec(server)).await;
     run.case("client_leaves_in_the_middle_of_an_upload", leaves_upload(server)).await;
+    run.case("deleted_as_soon_as_it_was_asked_for", deleted_at_once(server)).await;
     run.case("client_that_never_finishes_its_header", slow_header(server)).await;
     run.case("sigkill_of_an_agent", agent_killed(server)).await;
 }
@@ -403,6 +404,16 @@ async fn slow_header(server: &Server) -> Result<()> {
         ensure!(read.is_ok(), "an unfinished header is waited for without end");
     }
     Ok(())
+}
+
+async fn deleted_at_once(server: &Server) -> Result<()> {
+    let http = server.http()?;
+    for _ in 0..30 {
+        let asked = http.post("/api/v1/sandboxes?wait=false", server.ask()).await?.expect(202)?;
+        let id = asked["id"].as_str().context("no id")?;
+        http.delete(&format!("/api/v1/sandboxes/{id}")).await?.expect(204)?;
+    }
+    wait_until("all are gone", async || Ok(server.list().await?.is_empty())).await
 }
 
 async fn agent_killed(server: &Server) -> Result<()> {

@@ -297,6 +297,7 @@ async fn walls(server: &Server) -> Result<()> {
 }
 
 async fn allocate(server: &Server) -> Result<()> {
+    server.clear().await?;
     let http = server.http()?;
     let ask = async |user: &str| http.post("/api/kata/allocate", json!({"userId": user})).await?.expect(200);
     let (one, same) = tokio::try_join!(ask("alice"), ask("alice"))?;

@@ -165,6 +165,9 @@ impl Inner {
         let inner = Arc::clone(self);
         let task = tokio::spawn(async move {
             let _changing = entry.changing.lock().await;
+            if entry.record().sandbox.phase != Phase::Creating {
+                return Err(conflict(&entry, "it was deleted before it was started"));
+            }
             inner.bring_up(&entry, &progress).await
         });
         task.await.map_err(internal)?

@@ -52,6 +52,8 @@ impl Inner {
         let slot = self.slots().allocate().ok_or_else(full)?;
         let record = Record { sandbox, slot, image: None, process: None, group: None, populated: false };
         let entry = Entry::new(record.clone());
+        // From before anybody can find it: whoever wants it gone at once waits until it is written down.
+        let changing = entry.changing.lock().await;
         if !self.table.insert(&entry) {
             self.slots().release(slot);
             return Err(DriverError::Exists(entry.record().sandbox.id().clone()));
@@ -59,11 +61,13 @@ impl Inner {
         let inner = Arc::clone(self);
         let saved = blocking(move || inner.records.save(&record, true).map_err(internal)).await;
         if let Err(error) = saved {
+            entry.never_was();
             self.table.remove(&entry.sandbox());
             self.slots().release(slot);
             return Err(error);
         }
         self.tell(&entry.sandbox(), false);
+        drop(changing);
         Ok(entry)
     }
 

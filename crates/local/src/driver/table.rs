@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use atoll_core::{
     driver::{ListQuery, Page, Position},
     id::SandboxId,
+    phase::Phase,
     sandbox::Sandbox,
 };
 
@@ -50,6 +51,13 @@ impl Entry {
     /// Replaces the record; only by the holder of `changing`.
     pub fn set(&self, record: Record) {
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
+    }
+
+    /// Makes those who wait for it find nothing to do; only by the holder of `changing`.
+    pub fn never_was(&self) {
+        let mut record = Record::clone(&self.record());
+        record.sandbox.phase = Phase::Terminating;
+        self.set(record);
     }
 
     /// Reports activity.
