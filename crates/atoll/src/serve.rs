@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Registries, Serve, ServerRole},
+    cli::{DriverKind, Registries, Serve, ServerRole},
     failure::Failure,
 };
 
@@ -76,8 +76,9 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
 /// The first key, with which all others are made.
 async fn admin(args: &Serve, store: &dyn Store, world: &dyn World) -> Result<(), Failure> {
     match &args.admin_key_file {
-        // A gateway asks for keys and makes none.
-        _ if args.no_auth || args.role == ServerRole::Gateway => Ok(()),
+        _ if args.no_auth => Ok(()),
+        // A cluster's gateway asks for keys and makes none; on one machine all parts share the data directory's.
+        _ if args.role == ServerRole::Gateway && args.driver == DriverKind::Kubernetes => Ok(()),
         Some(file) => admin_key::ensure_given(file, store, world).await,
         None => admin_key::ensure(&args.data, store, world).await,
     }
@@ -200,7 +201,7 @@ fn announce(args: &Serve, address: SocketAddr) {
     let url = format!("{scheme}://{host}:{}", address.port());
     if args.no_auth {
         tracing::warn!("everybody on this machine is admin: --no-auth");
-    } else if args.role != ServerRole::Gateway {
+    } else if args.role != ServerRole::Gateway || args.driver == DriverKind::Local {
         let file = args.admin_key_file.clone().unwrap_or_else(|| args.data.join(admin_key::FILE));
         tracing::info!(key = %file.display(), "the admin key is kept in a file");
     }
