@@ -17,7 +17,7 @@ use crate::app::{App, StartCommand};
 use crate::arguments::{ArgumentError, Arguments, Listen, inherited};
 use crate::errors::ApiError;
 use crate::http::Server;
-use crate::log::Log;
+use crate::log::Sink;
 use crate::plan::Command;
 use crate::process::{Output, Process, Reader};
 use crate::procfs;
@@ -53,13 +53,12 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> Result<(), AgentError
     harden();
     let arguments = Arguments::parse(arguments)?;
     let config = arguments.config()?;
-    let log = open_log(&arguments, config.log_cap_bytes)?;
     let signals = reaper::block().map_err(setup("signals"))?;
     let workers = Workers::start().map_err(setup("threads"))?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(setup("runtime"))?;
     let app = App::new(config, workers);
-    runtime.block_on(live(app, arguments.listen, signals, log))
+    runtime.block_on(live(app, &arguments, signals))
 }
 
 /// Nobody in the sandbox may look into the agent, and orphans come to it.
@@ -76,17 +75,18 @@ fn harden() {
     }
 }
 
-fn open_log(arguments: &Arguments, cap: u64) -> Result<Option<Log>, AgentError> {
+fn open_log(arguments: &Arguments, cap: u64) -> Result<Option<Sink>, AgentError> {
     let Some(fd) = arguments.log else { return Ok(None) };
     let file = File::from(inherited(fd).map_err(setup("log"))?);
-    Log::new(file, cap).map(Some).map_err(setup("log"))
+    Sink::new(file, cap).map(Some).map_err(setup("log"))
 }
 
-async fn live(app: Arc<App>, listen: Listen, signals: OwnedFd, log: Option<Log>) -> Result<(), AgentError> {
+async fn live(app: Arc<App>, arguments: &Arguments, signals: OwnedFd) -> Result<(), AgentError> {
+    let log = open_log(arguments, app.config.log_cap_bytes)?;
     let signals = Signals::new(signals).map_err(setup("signals"))?;
     let progress = watch::Sender::new(());
     let reaped = progress.subscribe();
-    let (listener, verifier) = listener(listen, &app.config.sandbox_id).await?;
+    let (listener, verifier) = listener(&arguments.listen, &app.config.sandbox_id).await?;
     let server = Server::new(Arc::clone(&app), verifier);
     // Before anybody can ask whether the agent is there: then the executor is, too.
     if let Some(port) = app.config.executor_port {
@@ -118,13 +118,13 @@ enum Listener {
 }
 
 async fn listener(
-    listen: Listen,
+    listen: &Listen,
     sandbox_id: &str,
 ) -> Result<(Listener, Option<RequestVerifier>), AgentError> {
     match listen {
-        Listen::Inherited(fd) => Ok((adopt(fd).map_err(setup("listen"))?, None)),
+        Listen::Inherited(fd) => Ok((adopt(*fd).map_err(setup("listen"))?, None)),
         Listen::Tcp { address, public_key } => {
-            let verifier = RequestVerifier::new(&public_key, sandbox_id)?;
+            let verifier = RequestVerifier::new(public_key, sandbox_id)?;
             let listener = TcpListener::bind(address).await.map_err(setup("listen"))?;
             Ok((Listener::Tcp(listener), Some(verifier)))
         }
@@ -154,7 +154,7 @@ async fn accept(listener: Listener, server: Server) {
 }
 
 /// Starts the start command; the sandbox lives on whatever becomes of it.
-async fn start(app: &Arc<App>, mut log: Option<Log>) {
+async fn start(app: &Arc<App>, mut log: Option<Sink>) {
     let Some(argv) = app.config.start_command.clone().filter(|argv| !argv.is_empty()) else { return };
     match start_command(app, argv).await {
         Ok(process) => {
@@ -163,7 +163,7 @@ async fn start(app: &Arc<App>, mut log: Option<Log>) {
             tokio::spawn(record(reader, log));
         }
         Err(error) => {
-            note(log.as_mut(), &format!("the start command did not start: {error}"));
+            note(log.as_mut(), &format!("the start command did not start: {error}")).await;
             app.set_start_command(StartCommand::Failed(error.to_string()));
         }
     }
@@ -188,26 +188,28 @@ async fn start_command(app: &App, argv: Vec<String>) -> Result<Arc<Process>, Api
 }
 
 /// Writes the start command's output to the log, until it ends.
-async fn record(mut reader: Reader, mut log: Option<Log>) {
+async fn record(mut reader: Reader, mut log: Option<Sink>) {
     loop {
         match reader.next().await {
             Output::Piece(piece) => {
-                // A log that cannot be written must not stop the command.
-                let _ = log.as_mut().map(|log| log.write(&piece.data));
+                if let Some(log) = &mut log {
+                    // A log that cannot be written must not stop the command.
+                    let _ = log.write(&piece.data).await;
+                }
             }
             Output::Gap(_) => {}
             Output::Exit(exit) => {
-                note(log.as_mut(), &format!("the start command ended with code {}", exit.code()));
+                note(log.as_mut(), &format!("the start command ended with code {}", exit.code())).await;
                 return;
             }
         }
     }
 }
 
-fn note(log: Option<&mut Log>, text: &str) {
+async fn note(log: Option<&mut Sink>, text: &str) {
     if let Some(log) = log {
         // There is no other place to say it.
-        let _ = log.write(format!("[atoll: {text}]\n").as_bytes());
+        let _ = log.write(format!("[atoll: {text}]\n").as_bytes()).await;
     }
 }
 

@@ -1,13 +1,53 @@
 //! The start command's log: one file of the driver's, bounded. When it is full, the newer half moves to the front
-//! after a line that says so; whoever follows the file sees it shrink and reads on from its start.
+//! after a line that says so; whoever follows the file sees it shrink and reads on from its start. Where a container's
+//! runtime keeps the log, it is a pipe to that, which bounds it itself.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 const MARKER: &[u8] = b"[earlier output was dropped]\n";
 const SMALLEST: u64 = 4096;
 const PIECE: usize = 64 << 10;
+
+/// Where the output of the start command goes.
+pub enum Sink {
+    Kept(Log),
+    Passed(AsyncFd<File>),
+}
+
+impl Sink {
+    /// Of a file, or of anything that can be waited for; only within the runtime.
+    pub fn new(file: File, cap: u64) -> io::Result<Self> {
+        if file.metadata()?.is_file() {
+            return Log::new(file, cap).map(Self::Kept);
+        }
+        rustix::io::ioctl_fionbio(&file, true)?;
+        AsyncFd::with_interest(file, Interest::WRITABLE).map(Self::Passed)
+    }
+
+    /// Adds to it. Whoever reads a pipe slowly is waited for.
+    pub async fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Kept(log) => log.write(data),
+            Self::Passed(pipe) => pass(pipe, data).await,
+        }
+    }
+}
+
+async fn pass(pipe: &AsyncFd<File>, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        let mut ready = pipe.writable().await?;
+        // What would block waits for the next turn.
+        if let Ok(written) = ready.try_io(|pipe| pipe.get_ref().write(data)) {
+            data = data.get(written?..).unwrap_or_default();
+        }
+    }
+    Ok(())
+}
 
 /// A bounded log in a file that was opened for reading and writing, not for appending.
 pub struct Log {
@@ -73,6 +113,21 @@ mod tests {
         );
         log.write(&vec![b'x'; 3 * SMALLEST as usize]).unwrap();
         assert!(std::fs::metadata(file.path()).unwrap().len() <= SMALLEST);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_gets_everything_however_slowly_it_is_read() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut sink = Sink::new(File::from(std::os::fd::OwnedFd::from(writer)), SMALLEST).unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut heard = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut heard).unwrap();
+            heard
+        });
+        let sent = vec![b'x'; 1 << 20];
+        sink.write(&sent).await.unwrap();
+        drop(sink);
+        assert!(reading.await.unwrap() == sent);
     }
 
     #[test]
