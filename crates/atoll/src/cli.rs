@@ -8,7 +8,7 @@ mod serve;
 pub use cluster::DriverKind;
 pub use families::{Images, Keys, Role, Templates, Volumes};
 pub use operator::Operator;
-pub use serve::{Kata, LogFormat, Registries, Serve, ServerRole};
+pub use serve::{Executor, Kata, LogFormat, Registries, Serve, ServerRole};
 
 use atoll_client::api::NetworkMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -68,7 +68,7 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
         tls: tls(args)?,
         gateway_only: args.role == ServerRole::Gateway,
         user_template: args.user_template.clone(),
-        kata: kata::config(&args.kata)?,
+        kata: kata::config(&args.kata, args.driver)?,
         ..ServerConfig::default()
     })
 }

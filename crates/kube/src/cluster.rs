@@ -1,4 +1,4 @@
-//! The way to the cluster's API server.
+//! The way to the cluster's API server, and what is common to all that it says.
 
 use kube::{Client, Config};
 
@@ -22,4 +22,10 @@ pub async fn connect() -> Result<Client, ClusterError> {
     // Whoever asks decides what is tried again: a write whose answer was lost may have been made.
     config.default_retry = false;
     Client::try_from(config).map_err(|error| ClusterError::Unusable(Box::new(error)))
+}
+
+/// Whether the cluster refused because it has not counted yet what a quota is about. It soon will have.
+#[must_use]
+pub fn is_uncounted(message: &str) -> bool {
+    message.contains("status unknown for quota")
 }

@@ -1,14 +1,14 @@
 //! The command line of whoever runs the operator on a cluster.
 
 use atoll_core::network::Cidr;
-use atoll_kube::operator::{Injection, Routing, Settings};
+use atoll_kube::operator::{Entrance, Injection, Routing, Settings, Tls};
 use clap::{Args, ValueEnum};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use super::{cluster::Cluster, serve::LogFormat};
+use super::{DriverKind, Executor, LogFormat, cluster::Cluster};
 
 /// `atoll operator`
 #[derive(Debug, Args)]
@@ -43,6 +43,15 @@ pub struct Operator {
     /// What leads host names to the gateway
     #[arg(long, value_enum, default_value_t, value_name = "WAY")]
     pub routing: Routes,
+    /// An entry point of Traefik's that routes of single sandboxes begin at; repeatable [default: Traefik's own choice]
+    #[arg(long, value_name = "NAME")]
+    pub route_entry_point: Vec<String>,
+    /// They end TLS, with Traefik's default certificate
+    #[arg(long)]
+    pub route_tls: bool,
+    /// They end TLS, with the certificate in this Secret of the platform's namespace
+    #[arg(long, value_name = "NAME")]
+    pub route_tls_secret: Option<String>,
     /// The gateway's Service in the platform's namespace
     #[arg(long, default_value = "atoll-gateway", value_name = "NAME")]
     pub gateway_service: String,
@@ -70,6 +79,9 @@ pub struct Operator {
     /// Name of this replica [default: the host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub identity: Option<String>,
+    /// What containers under /api/kata are.
+    #[command(flatten)]
+    pub executor: Executor,
     /// How to log
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -115,6 +127,8 @@ impl Operator {
                 Routes::Wildcard => Routing::Wildcard,
                 Routes::PerSandbox => Routing::PerSandbox,
             },
+            entrance: Entrance { points: self.route_entry_point.clone(), tls: self.tls() },
+            executor: self.executor.template(DriverKind::Kubernetes),
             gateway_service: (self.gateway_service.clone(), self.gateway_port),
             storage_class: self.storage_class.clone(),
             access_mode: self.volume_access_mode.clone(),
@@ -123,6 +137,14 @@ impl Operator {
             platform_ranges: self.platform_cidr.clone(),
             listen: self.metrics,
             identity,
+        }
+    }
+
+    fn tls(&self) -> Tls {
+        match (&self.route_tls_secret, self.route_tls) {
+            (Some(secret), _) => Tls::Secret(secret.clone()),
+            (None, true) => Tls::Default,
+            (None, false) => Tls::Off,
         }
     }
 }

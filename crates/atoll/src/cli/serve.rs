@@ -1,6 +1,10 @@
 //! The command line of whoever runs the server.
 
-use atoll_core::{id::check_name, quantity::Bytes};
+use atoll_core::{
+    id::check_name,
+    quantity::Bytes,
+    template::{self, EXECUTOR, TemplateSpec},
+};
 use atoll_local::StorageKind;
 use clap::{Args, ValueEnum};
 use std::{io, net::SocketAddr, path::PathBuf};
@@ -25,8 +29,7 @@ pub struct Registries {
     pub docker_config: Option<PathBuf>,
 }
 
-/// What containers of the API under /api/kata are. Sizes make the built-in template `executor`; a stored template of that
-/// name takes its place.
+/// What containers of the API under /api/kata are.
 #[derive(Debug, Default, Args)]
 pub struct Kata {
     /// What the names of pods under /api/kata begin with, before the sandbox's id [default: kata-sandbox]
@@ -35,10 +38,19 @@ pub struct Kata {
     /// Seconds after which a container under /api/kata that is not ready is told to have failed, 30 to 300 [default: 90]
     #[arg(long, value_name = "SECONDS")]
     pub kata_ready_timeout: Option<u64>,
-    /// Runtime of the containers under /api/kata: an OCI runtime [default: our own launcher]
+    /// The template that they are made from.
+    #[command(flatten)]
+    pub executor: Executor,
+}
+
+/// The built-in template `executor`; a stored template of that name takes its place.
+#[derive(Debug, Default, Args)]
+pub struct Executor {
+    /// Runtime of the containers under /api/kata: an OCI runtime [default: our own launcher]; on a cluster a RuntimeClass
+    /// [default: kata-qemu], the same for server and operator; empty for the node's own
     #[arg(long, value_name = "NAME")]
     pub kata_runtime_class: Option<String>,
-    /// Their image [default: base]
+    /// Their image [default: base; on a cluster docker.io/library/python:3.13-slim]
     #[arg(long, value_name = "IMAGE")]
     pub kata_image: Option<String>,
     /// CPU that a cluster sets aside for each [default: 250m]
@@ -53,6 +65,37 @@ pub struct Kata {
     /// Memory limit of each [default: 512Mi]
     #[arg(long, value_name = "SIZE")]
     pub kata_memory_limit: Option<String>,
+}
+
+/// The RuntimeClass that containers of such a manager have always had.
+const KATA_QEMU: &str = "kata-qemu";
+/// What a cluster, which has no image of ours, finds Python in.
+const CLUSTER_IMAGE: &str = "docker.io/library/python:3.13-slim";
+
+impl Executor {
+    /// The template, not checked yet.
+    pub fn template(&self, driver: DriverKind) -> TemplateSpec {
+        let mut executor = template::builtin(EXECUTOR).unwrap_or_default();
+        if driver == DriverKind::Kubernetes {
+            executor.image = CLUSTER_IMAGE.into();
+            executor.runtime = Some(KATA_QEMU.into());
+        }
+        let replace = |slot: &mut Option<String>, given: &Option<String>| {
+            if given.is_some() {
+                slot.clone_from(given);
+            }
+        };
+        if let Some(image) = &self.kata_image {
+            executor.image.clone_from(image);
+        }
+        replace(&mut executor.runtime, &self.kata_runtime_class);
+        executor.runtime = executor.runtime.filter(|name| !name.is_empty());
+        replace(&mut executor.requests.cpu, &self.kata_cpu_request);
+        replace(&mut executor.requests.memory, &self.kata_memory_request);
+        replace(&mut executor.cpu, &self.kata_cpu_limit);
+        replace(&mut executor.memory, &self.kata_memory_limit);
+        executor
+    }
 }
 
 /// `atoll serve`
@@ -104,7 +147,7 @@ pub struct Serve {
     #[arg(long, value_parser = absolute, value_name = "DIR")]
     pub runtime_dir: Vec<PathBuf>,
     /// Template of the sandboxes under /v1/sandbox/USER [default: desktop]
-    #[arg(long, value_parser = template, value_name = "NAME")]
+    #[arg(long, value_parser = template_name, value_name = "NAME")]
     pub user_template: Option<String>,
     /// Show /metrics without a key
     #[arg(long)]
@@ -136,7 +179,7 @@ fn absolute(text: &str) -> io::Result<PathBuf> {
     std::path::absolute(text)
 }
 
-fn template(text: &str) -> Result<String, String> {
+fn template_name(text: &str) -> Result<String, String> {
     check_name("name", text).map(|()| text.to_owned()).map_err(|refused| refused.problem)
 }
 

@@ -3,31 +3,20 @@
 use atoll_server::KataConfig;
 use std::time::Duration;
 
-use crate::{cli::Kata, failure::Failure};
+use crate::{
+    cli::{DriverKind, Kata},
+    failure::Failure,
+};
 
 /// The configuration, checked: a server does not begin with one that no container could be made with.
-pub fn config(args: &Kata) -> Result<KataConfig, Failure> {
-    let mut config = KataConfig::default();
-    let replace = |slot: &mut Option<String>, given: &Option<String>| {
-        if given.is_some() {
-            slot.clone_from(given);
-        }
-    };
+pub fn config(args: &Kata, driver: DriverKind) -> Result<KataConfig, Failure> {
+    let mut config = KataConfig { executor: args.executor.template(driver), ..KataConfig::default() };
     if let Some(prefix) = &args.kata_pod_prefix {
         config.pod_name_prefix.clone_from(prefix);
     }
     if let Some(seconds) = args.kata_ready_timeout {
         config.ready_timeout = Duration::from_secs(seconds);
     }
-    let executor = &mut config.executor;
-    if let Some(image) = &args.kata_image {
-        executor.image.clone_from(image);
-    }
-    replace(&mut executor.runtime, &args.kata_runtime_class);
-    replace(&mut executor.requests.cpu, &args.kata_cpu_request);
-    replace(&mut executor.requests.memory, &args.kata_memory_request);
-    replace(&mut executor.cpu, &args.kata_cpu_limit);
-    replace(&mut executor.memory, &args.kata_memory_limit);
     match config.check() {
         Ok(()) => Ok(config),
         Err(refused) => Err(Failure::Wrong(format!("{}: {}", flag(&refused.field), refused.problem))),
@@ -52,10 +41,11 @@ fn flag(field: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Executor;
 
     #[test]
     fn unsaid_it_is_as_documented() {
-        let config = config(&Kata::default()).unwrap();
+        let config = config(&Kata::default(), DriverKind::Local).unwrap();
         let executor = &config.executor;
         assert_eq!((config.pod_name_prefix.as_str(), config.ready_timeout.as_secs()), ("kata-sandbox", 90));
         assert_eq!((executor.image.as_str(), executor.runtime.as_deref()), ("base", None));
@@ -64,21 +54,36 @@ mod tests {
     }
 
     #[test]
+    fn on_a_cluster_they_are_katas_unless_somebody_says_otherwise() {
+        let of = |class: Option<&str>| {
+            let executor = Executor { kata_runtime_class: class.map(str::to_owned), ..Executor::default() };
+            let config = config(&Kata { executor, ..Kata::default() }, DriverKind::Kubernetes).unwrap();
+            assert!(config.executor.image.contains("python"), "{config:?}");
+            config.executor.runtime
+        };
+        assert_eq!(of(None).as_deref(), Some("kata-qemu"));
+        assert_eq!(of(Some("gvisor")).as_deref(), Some("gvisor"));
+        assert_eq!(of(Some("")), None);
+    }
+
+    #[test]
     fn what_cannot_be_names_its_flag() {
         let text = |text: &str| Some(text.to_owned());
         let kata = Kata::default;
+        let of = |executor: Executor| Kata { executor, ..kata() };
+        let executor = Executor::default;
         for (flag, args) in [
             ("--kata-ready-timeout", Kata { kata_ready_timeout: Some(29), ..kata() }),
             ("--kata-ready-timeout", Kata { kata_ready_timeout: Some(301), ..kata() }),
             ("--kata-pod-prefix", Kata { kata_pod_prefix: text("a_b"), ..kata() }),
-            ("--kata-image", Kata { kata_image: text(""), ..kata() }),
-            ("--kata-runtime-class", Kata { kata_runtime_class: text("../x"), ..kata() }),
-            ("--kata-cpu-request", Kata { kata_cpu_request: text("2"), ..kata() }),
-            ("--kata-memory-request", Kata { kata_memory_request: text("1Gi"), ..kata() }),
-            ("--kata-cpu-limit", Kata { kata_cpu_limit: text("0"), ..kata() }),
-            ("--kata-memory-limit", Kata { kata_memory_limit: text("x"), ..kata() }),
+            ("--kata-image", of(Executor { kata_image: text(""), ..executor() })),
+            ("--kata-runtime-class", of(Executor { kata_runtime_class: text("../x"), ..executor() })),
+            ("--kata-cpu-request", of(Executor { kata_cpu_request: text("2"), ..executor() })),
+            ("--kata-memory-request", of(Executor { kata_memory_request: text("1Gi"), ..executor() })),
+            ("--kata-cpu-limit", of(Executor { kata_cpu_limit: text("0"), ..executor() })),
+            ("--kata-memory-limit", of(Executor { kata_memory_limit: text("x"), ..executor() })),
         ] {
-            let told = config(&args).unwrap_err().to_string();
+            let told = config(&args, DriverKind::Local).unwrap_err().to_string();
             assert!(told.starts_with(flag), "{told}");
         }
     }

@@ -57,6 +57,8 @@ pub struct Recipe {
         { "rule": "self.all(name, self[name] >= 1 && self[name] <= 65535)", "message": "a port is 1 to 65535" }
     ]))]
     #[schemars(extend("maxProperties" = 64))]
+    // The cluster knows no smaller format of numbers.
+    #[schemars(with = "BTreeMap<String, i32>")]
     pub ports: BTreeMap<String, u16>,
     /// Storage of the owner that outlives the sandbox, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -9,7 +9,10 @@ use atoll_core::{
 use kube::core::Status;
 
 use super::{request::RequestError, seen::Seen};
-use crate::names::{Namespaces, TENANT};
+use crate::{
+    cluster::is_uncounted,
+    names::{Namespaces, TENANT},
+};
 
 /// No such sandbox.
 pub fn missing(id: &SandboxId) -> DriverError {
@@ -66,7 +69,9 @@ pub fn plain(error: RequestError) -> DriverError {
     match status.code {
         404 => DriverError::NotFound(message),
         400 | 413 | 422 => DriverError::Invalid(message),
-        403 if message.contains("exceeded quota") => DriverError::Exhausted(message),
+        403 if message.contains("exceeded quota") || is_uncounted(&message) => {
+            DriverError::Exhausted(message)
+        }
         403 if message.contains("because it is being terminated") => DriverError::Invalid(message),
         _ => DriverError::Internal(message),
     }
@@ -154,6 +159,7 @@ mod tests {
         assert!(matches!(of(404, "x"), DriverError::NotFound(what) if what.contains(id.as_str())));
         assert!(matches!(of(422, "spec.cpu: too long"), DriverError::Invalid(_)));
         assert!(matches!(of(403, "exceeded quota: q, requested: count/x"), DriverError::Exhausted(_)));
+        assert!(matches!(of(403, "status unknown for quota: q"), DriverError::Exhausted(_)));
         assert!(matches!(of(403, "namespace x because it is being terminated"), DriverError::Invalid(_)));
         assert!(matches!(of(403, "User cannot create"), DriverError::Internal(_)));
         assert!(matches!(refused(RequestError::Silent("x".into()), &id), DriverError::Internal(_)));

@@ -4,6 +4,8 @@ use kube::core::Status;
 use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::cluster::is_uncounted;
+
 /// How long is waited for the API server.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
@@ -66,10 +68,10 @@ where
         let problem = match timeout(patience.attempt, ask()).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => passing(error)?,
-            Err(_) => "it takes too long".to_owned(),
+            Err(_) => RequestError::Silent("it takes too long".to_owned()),
         };
         if begun.elapsed() + pause > patience.bound {
-            return Err(RequestError::Silent(problem));
+            return Err(problem);
         }
         sleep(pause).await;
         pause = (pause * 2).min(patience.longest);
@@ -77,16 +79,17 @@ where
 }
 
 /// What is wrong, when that may pass.
-fn passing(error: kube::Error) -> Result<String, RequestError> {
+fn passing(error: kube::Error) -> Result<RequestError, RequestError> {
     match error {
         kube::Error::Api(status) => match (status.code, status.reason.as_str()) {
-            (429 | 500..=599, _) | (409, "Conflict") => Ok(status.message.clone()),
+            (429 | 500..=599, _) | (409, "Conflict") => Ok(RequestError::Silent(status.message.clone())),
+            (403, _) if is_uncounted(&status.message) => Ok(RequestError::Refused(status)),
             _ => Err(RequestError::Refused(status)),
         },
         error @ (kube::Error::Service(_)
         | kube::Error::HyperError(_)
         | kube::Error::HttpError(_)
-        | kube::Error::ReadEvents(_)) => Ok(causes(&error)),
+        | kube::Error::ReadEvents(_)) => Ok(RequestError::Silent(causes(&error))),
         other => Err(RequestError::Odd(causes(&other))),
     }
 }
@@ -143,6 +146,19 @@ mod tests {
         ];
         let (answer, count) = attempts(&answers).await;
         assert_eq!((answer.unwrap(), count), (7, 5));
+    }
+
+    #[tokio::test]
+    async fn a_quota_that_is_being_counted_is_waited_for() {
+        const UNCOUNTED: fn() -> kube::Result<u8> = || {
+            Err(kube::Error::Api(
+                Status::failure("status unknown for quota: q", "Forbidden").with_code(403).boxed(),
+            ))
+        };
+        let (answer, count) = attempts(&[UNCOUNTED, UNCOUNTED, || Ok(7)]).await;
+        assert_eq!((answer.unwrap(), count), (7, 3));
+        let (refused, count) = attempts(&[UNCOUNTED]).await;
+        assert!(matches!(refused, Err(RequestError::Refused(status)) if status.code == 403) && count > 1);
     }
 
     #[tokio::test]

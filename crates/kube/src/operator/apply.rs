@@ -19,7 +19,10 @@ use super::{
     settings::Routing,
     validate::Validated,
 };
-use crate::names::{ID, OPERATOR};
+use crate::{
+    cluster::is_uncounted,
+    names::{ID, OPERATOR},
+};
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -77,9 +80,11 @@ where
     api.patch(&object.name_any(), &forced(), &Patch::Apply(object)).await
 }
 
-/// A refusal that the sandbox's user or the tenant's administrator can do something about.
+/// A refusal that the sandbox's user or the tenant's administrator can do something about. A quota that is still being
+/// counted is none: it is asked again.
 fn refusal(error: kube::Error) -> Result<String, kube::Error> {
     match error {
+        kube::Error::Api(status) if is_uncounted(&status.message) => Err(kube::Error::Api(status)),
         kube::Error::Api(status) if status.code == 403 || status.code == 422 => Ok(status.message.clone()),
         other => Err(other),
     }

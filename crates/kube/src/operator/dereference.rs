@@ -1,5 +1,6 @@
 //! The first step: everything that a sandbox depends on is read. Decides nothing about it.
 
+use atoll_core::template::{EXECUTOR, builtin};
 use futures::future::try_join_all;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -154,7 +155,10 @@ async fn template(
             return Ok(Some(found));
         }
     }
-    let built_in = atoll_core::template::builtin(name);
+    let built_in = match name {
+        EXECUTOR => Some(context.settings.executor.clone()),
+        name => builtin(name),
+    };
     Ok(built_in.map(|spec| SandboxTemplate::new(name, crate::convert::template_out(&spec))))
 }
 

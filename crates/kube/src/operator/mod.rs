@@ -39,7 +39,7 @@ use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 pub use context::Context;
 pub use lease::NAME as LEASE;
 pub use sandbox::WHY;
-pub use settings::{Injection, Routing, Settings};
+pub use settings::{Entrance, Injection, Routing, Settings, Tls};
 
 use crate::{
     agent::Agents,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use atoll_core::{network::Cidr, request::Capacity};
+use atoll_core::{network::Cidr, request::Capacity, template::TemplateSpec};
 
 use crate::names::Namespaces;
 
@@ -24,6 +24,27 @@ pub enum Routing {
     Wildcard,
     /// A Service and an IngressRoute for each sandbox.
     PerSandbox,
+}
+
+/// Where routes of single sandboxes begin, as the wildcard's does that stands in their place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entrance {
+    /// Names of Traefik's entry points; its default ones when there is none.
+    pub points: Vec<String>,
+    /// Whether it is TLS that comes in.
+    pub tls: Tls,
+}
+
+/// What ends TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Nothing: requests come in the clear.
+    #[default]
+    Off,
+    /// Traefik, with its default certificate.
+    Default,
+    /// Traefik, with the certificate in this Secret of the platform's namespace.
+    Secret(String),
 }
 
 /// All of it.
@@ -49,8 +70,12 @@ pub struct Settings {
     pub domain: Option<String>,
     /// What leads there.
     pub routing: Routing,
+    /// Where routes of single sandboxes begin.
+    pub entrance: Entrance,
     /// Name of the gateway's Service in the platform's namespace, and its port.
     pub gateway_service: (String, u16),
+    /// The built-in template `executor`.
+    pub executor: TemplateSpec,
     /// StorageClass of volumes whose template names none.
     pub storage_class: Option<String>,
     /// Access mode of volumes, e.g. `ReadWriteOnce` or `ReadWriteOncePod`.

@@ -141,6 +141,27 @@ readinessProbe:
 {{- end }}
 {{- end }}
 
+{{/* What containers under /api/kata are, for the API that asks for them and the operator that makes them. */}}
+{{- define "atoll.executorArgs" -}}
+- {{ printf "--kata-image=%s" .Values.executor.image | quote }}
+- {{ printf "--kata-runtime-class=%s" .Values.executor.runtimeClass | quote }}
+{{- end }}
+
+{{/* Where the operator's routes begin: as the wildcard's does. */}}
+{{- define "atoll.routeArgs" -}}
+{{- range .Values.traefik.entryPoints }}
+- {{ printf "--route-entry-point=%s" . | quote }}
+{{- end }}
+{{- with .Values.traefik.tls }}
+{{- if .enabled }}
+- --route-tls
+{{- with .contentSecret }}
+- {{ printf "--route-tls-secret=%s" . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "atoll.serveEnv" -}}
 - name: ATOLL_DATABASE
   valueFrom: {secretKeyRef: {name: {{ include "atoll.databaseSecret" . }}, key: url}}
