@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use super::recipe::{lifecycle_out, network_in, network_out, overlaid, recipe_in, requests_in, template_out};
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         DesiredState, ImageMeta, Phase, PodSettings, Reason, Recipe, Requests, Sandbox, SandboxSpec,
         SandboxTemplate, Volume,
     },
-    names::{FINALIZER, ID, MANAGED_BY, OWNER_LABEL, id_of},
+    names::{EGRESS, FINALIZER, ID, MANAGED_BY, OWNER_LABEL, TENANT, VOLUME, id_of},
 };
 
 /// What was decided when a sandbox was made, as its status keeps it: a template that changes or goes away later changes
@@ -90,16 +91,16 @@ fn request(it: &Sandbox) -> CreateRequest {
         disk: recipe.disk.clone(),
         requests: requests_in(recipe.requests.as_ref()),
         owner: it.spec.owner.clone(),
-        labels: own_labels(it),
+        labels: own_labels(it.labels()),
         ttl: if never { Ttl::Never } else { Ttl::Template },
         ..CreateRequest::default()
     }
 }
 
-/// The caller's labels: all but the platform's.
-fn own_labels(it: &Sandbox) -> std::collections::BTreeMap<String, String> {
-    let ours = |key: &str| key.starts_with("atoll.dev/") || key == MANAGED_BY;
-    it.labels().iter().filter(|(key, _)| !ours(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+/// The caller's labels: all but the platform's. What the server marks its sandboxes with is among them.
+fn own_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let ours = |key: &str| [ID, OWNER_LABEL, TENANT, EGRESS, VOLUME, MANAGED_BY].contains(&key);
+    labels.iter().filter(|(key, _)| !ours(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 fn created_at(it: &Sandbox) -> Timestamp {
@@ -211,7 +212,7 @@ pub fn from_core(it: &sandbox::Sandbox, namespace: &str) -> Sandbox {
     object.metadata.namespace = Some(namespace.to_owned());
     object.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     let labels = object.labels_mut();
-    labels.extend(spec.labels.clone());
+    labels.extend(own_labels(&spec.labels));
     labels.insert(ID.to_owned(), spec.id.to_string());
     if let Some(owner) = &spec.owner {
         labels.insert(OWNER_LABEL.to_owned(), atoll_core::owner::label(&spec.tenant, owner));
@@ -316,6 +317,8 @@ mod tests {
         let mut asked = atoll_core::testing::sandbox(7);
         asked.spec.owner = Some("alice@example.com".into());
         asked.spec.labels.insert("team".into(), "blue".into());
+        // Other people's APIs know their own sandboxes by it.
+        asked.spec.labels.insert("atoll.dev/dialect".into(), "kata".into());
         asked.deadline = Some(Timestamp::from_second(9).unwrap());
         for deadline in [None, asked.deadline] {
             asked.deadline = deadline;
@@ -330,6 +333,18 @@ mod tests {
             let seen = to_core(&object, "default");
             assert_eq!((&seen.spec, seen.deadline), (&asked.spec, asked.deadline));
         }
+    }
+
+    #[test]
+    fn nobody_says_by_a_label_whose_a_sandbox_is() {
+        let mut asked = atoll_core::testing::sandbox(7);
+        asked.spec.owner = None;
+        for key in [ID, OWNER_LABEL, TENANT] {
+            asked.spec.labels.insert(key.into(), "another".into());
+        }
+        let object = from_core(&asked, "tenant-default");
+        assert_eq!(object.labels().get(ID).map(String::as_str), Some(asked.id().as_str()));
+        assert_eq!((object.labels().get(OWNER_LABEL), object.labels().get(TENANT)), (None, None));
     }
 
     #[test]
