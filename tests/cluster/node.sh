@@ -125,6 +125,7 @@ evictionHard: {memory.available: 100Mi, nodefs.available: 64Mi, imagefs.availabl
 imageGCHighThresholdPercent: 99
 imageGCLowThresholdPercent: 98
 maxPods: 250
+podPidsLimit: 1024
 registryPullQPS: 0
 serializeImagePulls: false
 maxParallelImagePulls: 3
