@@ -15,6 +15,7 @@ mod life;
 mod log;
 mod metrics;
 mod oom;
+mod oom_score;
 mod pack;
 mod paths;
 mod plan;

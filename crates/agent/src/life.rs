@@ -18,6 +18,7 @@ use crate::arguments::{ArgumentError, Arguments, Listen, inherited};
 use crate::errors::ApiError;
 use crate::http::Server;
 use crate::log::Sink;
+use crate::oom_score;
 use crate::plan::Command;
 use crate::process::{Output, Process, Reader};
 use crate::procfs;
@@ -50,6 +51,7 @@ fn setup(step: &'static str) -> impl FnOnce(io::Error) -> AgentError {
 
 /// Runs the agent until it is told to stop.
 pub fn run(arguments: impl IntoIterator<Item = String>) -> Result<(), AgentError> {
+    oom_score::spare_agent();
     harden();
     let arguments = Arguments::parse(arguments)?;
     let config = arguments.config()?;

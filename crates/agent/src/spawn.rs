@@ -1,17 +1,14 @@
 //! Starts a process from a plan: fork, a few system calls in the child, exec. Knows nothing of tables, output or
 //! time; whoever calls reaps.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::pipe::PipeFlags;
 
 use crate::descriptor::watched;
-use crate::plan::Plan;
-
-/// Commands are killed before the agent when memory runs out.
-const OOM_SCORE: &CStr = c"500";
+use crate::{oom_score, plan::Plan};
 
 /// Why a process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +169,7 @@ impl Child<'_> {
             check(Step::Session, libc::setsid())?;
             self.connect_streams()?;
             libc::umask(0o022);
-            raise_oom_score();
+            oom_score::expose_command();
             self.become_user()?;
             if self.plan.no_new_privileges {
                 check(Step::Credentials, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
@@ -249,18 +246,6 @@ fn reset_signals() {
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
-    }
-}
-
-/// Without /proc there is nothing to do; the launcher's own score holds then.
-fn raise_oom_score() {
-    // SAFETY: both strings are static and end with a zero byte.
-    unsafe {
-        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if file >= 0 {
-            libc::write(file, OOM_SCORE.as_ptr().cast(), OOM_SCORE.count_bytes());
-            libc::close(file);
-        }
     }
 }
 
