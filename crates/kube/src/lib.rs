@@ -9,3 +9,4 @@ pub mod crd;
 pub mod driver;
 pub mod names;
 pub mod operator;
+mod pauses;

@@ -81,8 +81,8 @@ pub fn plain(error: RequestError) -> DriverError {
 pub fn failed(reason: &Reason) -> DriverError {
     let message = reason.message.clone();
     match reason.code.as_str() {
-        "quota_exceeded" | "unschedulable" => DriverError::Exhausted(message),
-        "volume_in_use" => DriverError::InUse(message),
+        "quota_exceeded" | "unschedulable" | "node_lost" => DriverError::Exhausted(message),
+        "volume_in_use" | "id_taken" | "name_in_use" => DriverError::InUse(message),
         "invalid" | "not_admitted" => DriverError::Invalid(message),
         code if code.starts_with("image_") || code.starts_with("registry_") => {
             DriverError::Image { code: code.to_owned(), message }

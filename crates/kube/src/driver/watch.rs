@@ -4,11 +4,11 @@ use futures::{Stream, StreamExt};
 use kube::{
     Api, Client, ResourceExt,
     runtime::{
-        utils::{Backoff, StreamBackoff},
+        utils::StreamBackoff,
         watcher::{self, Event, watcher},
     },
 };
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc};
 use tokio::sync::Notify;
 
 use super::{
@@ -16,29 +16,12 @@ use super::{
     request::causes,
     seen::{Place, Seen, version},
 };
-use crate::crd::Sandbox;
-
-/// Pause after a lost or refused watch: whoever waits for a sandbox waits for this too.
-const AGAIN: Duration = Duration::from_millis(500);
-
-struct Pauses;
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(AGAIN)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {}
-}
+use crate::{crd::Sandbox, pauses::Pauses};
 
 /// Follows without end. `complete` is told whenever the cache has everything.
 pub async fn follow(client: Client, shared: Arc<Shared>, complete: Arc<Notify>) {
     let all = Api::<Sandbox>::all(client.clone());
-    let stream = StreamBackoff::new(watcher(all, watcher::Config::default()), Pauses);
+    let stream = StreamBackoff::new(watcher(all, watcher::Config::default()), Pauses::default());
     take(stream, &client, &shared, &complete).await;
 }
 

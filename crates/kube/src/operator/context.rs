@@ -1,9 +1,11 @@
 //! What every look at an object needs: the cluster, the settings, and what is remembered between looks.
 
 use atoll_core::{
+    id::SandboxId,
     network::{Cidr, NetworkPolicy as Policy},
     ranges::single,
 };
+use futures::Stream;
 use k8s_openapi::api::{
     authentication::v1::SelfSubjectReview,
     core::v1::{Node, Service},
@@ -13,14 +15,18 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, PostParams},
-    runtime::events::{Recorder, Reporter},
+    runtime::{
+        events::{Recorder, Reporter},
+        reflector::Store,
+    },
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{build::Platform, metrics::Metrics, registry::Registry, settings::Settings};
 use crate::{agent::Agents, crd::Sandbox, names::OPERATOR, names::id_of};
@@ -28,6 +34,10 @@ use crate::{agent::Agents, crd::Sandbox, names::OPERATOR, names::id_of};
 /// The shortest and the longest wait after failed looks.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(60);
+/// So many changes may wait to be heard of; whoever comes too late for one takes it that there were some.
+const STIRS: usize = 64;
+/// So many pods in trouble are remembered at once.
+const NOTES: usize = 256;
 
 /// All of it.
 pub struct Context {
@@ -46,6 +56,7 @@ pub struct Context {
     /// Namespace and name of the service account that this is; none outside a cluster.
     pub account: Option<(String, String)>,
     known: Mutex<Known>,
+    stirred: broadcast::Sender<Option<String>>,
 }
 
 #[derive(Default)]
@@ -58,6 +69,19 @@ struct Known {
     failures: HashMap<String, u32>,
     /// Policies that were written, by namespace and name, with the rule that each stands for.
     open: HashMap<(String, String), (Policy, NetworkPolicy)>,
+    /// What the watches of tenants' namespaces show.
+    stores: HashMap<String, Store<Sandbox>>,
+    /// What nodes said about pods in trouble, by uid, and how often; the oldest go first.
+    notes: VecDeque<(String, Note)>,
+}
+
+/// What a node said about a pod in trouble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Its words.
+    pub message: String,
+    /// How often it said so: more than once is after trying again.
+    pub times: u32,
 }
 
 impl Context {
@@ -75,7 +99,8 @@ impl Context {
         let recorder = Recorder::new(client.clone(), reporter);
         let registry = Registry::new(settings.insecure_registries.clone());
         let account = account(&client).await?;
-        Ok(Self { client, settings, agents, registry, recorder, metrics, account, known: Mutex::default() })
+        let (known, stirred) = (Mutex::default(), broadcast::Sender::new(STIRS));
+        Ok(Self { client, settings, agents, registry, recorder, metrics, account, known, stirred })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -132,7 +157,62 @@ impl Context {
 
     /// Forgets what was written in a namespace that is gone.
     pub fn forget(&self, namespace: &str) {
-        self.known().open.retain(|(of, _), _| of != namespace);
+        let mut known = self.known();
+        known.open.retain(|(of, _), _| of != namespace);
+        known.stores.remove(namespace);
+    }
+
+    /// A node said something about a pod in trouble.
+    pub fn note(&self, uid: &str, message: String) {
+        let notes = &mut self.known().notes;
+        let before = notes.iter().position(|(of, _)| of == uid).and_then(|at| notes.remove(at));
+        let times = before.map_or(0, |(_, note)| note.times).saturating_add(1);
+        notes.push_back((uid.to_owned(), Note { message, times }));
+        let surplus = notes.len().saturating_sub(NOTES);
+        notes.drain(..surplus);
+    }
+
+    /// What was said about a pod.
+    #[must_use]
+    pub fn noted(&self, uid: Option<&str>) -> Option<Note> {
+        let uid = uid?;
+        self.known().notes.iter().find(|(of, _)| of == uid).map(|(_, note)| note.clone())
+    }
+
+    /// A namespace's sandboxes are watched, and stand there.
+    pub fn watched(&self, namespace: &str, store: Store<Sandbox>) {
+        self.known().stores.insert(namespace.to_owned(), store);
+    }
+
+    /// Whether an older sandbox, of whatever tenant, has the identifier that this one's name is. Nobody can choose any
+    /// other identifier.
+    #[must_use]
+    pub fn has_rival(&self, sandbox: &Sandbox) -> bool {
+        let Ok(id) = SandboxId::parse(&sandbox.name_any()) else { return false };
+        let age = |it: &Sandbox| (it.creation_timestamp().map(|at| at.0), it.uid());
+        let known = self.known();
+        let mut all = known.stores.values().flat_map(Store::state);
+        all.any(|it| id_of(&it) == id && it.uid() != sandbox.uid() && age(&it) < age(sandbox))
+    }
+
+    /// Something changed that refused sandboxes may have waited for, in a namespace or everywhere.
+    pub fn stir(&self, namespace: Option<&str>) {
+        // Nobody listens where there is no tenant.
+        let _ = self.stirred.send(namespace.map(str::to_owned));
+    }
+
+    /// Whenever something changes that refused sandboxes of a namespace may wait for.
+    pub fn stirs(&self, namespace: &str) -> impl Stream<Item = ()> + Send + use<> {
+        let namespace = namespace.to_owned();
+        futures::stream::unfold((self.stirred.subscribe(), namespace), async |(mut stirred, namespace)| {
+            loop {
+                match stirred.recv().await {
+                    Ok(Some(other)) if other != namespace => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => return Some(((), (stirred, namespace))),
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        })
     }
 
     /// Looks up the addresses of nodes and of the API server; says whether they are others than before.

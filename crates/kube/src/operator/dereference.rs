@@ -4,14 +4,20 @@ use atoll_core::template::{EXECUTOR, builtin};
 use futures::future::try_join_all;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Namespace, PersistentVolumeClaim, Pod},
+    core::v1::{Namespace, Node, PersistentVolumeClaim, Pod},
     node::v1::RuntimeClass,
     storage::v1::StorageClass,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, ResourceExt};
 use std::collections::BTreeMap;
 
-use super::{Context, registry::ImageAnswer};
+use super::{
+    Context,
+    context::Note,
+    registry::ImageAnswer,
+    status::{Observed, lost, silent_node},
+};
 use crate::{
     convert::Resolved,
     crd::{Recipe, Sandbox, SandboxTemplate, SandboxTemplateSpec},
@@ -29,6 +35,14 @@ pub struct Found {
     pub claims: BTreeMap<String, PersistentVolumeClaim>,
     /// Claims that another sandbox has, which still exists: that one's identifier.
     pub holders: BTreeMap<String, String>,
+    /// What the pod's node said about it when it was in trouble.
+    pub note: Option<Note>,
+    /// What the sandbox is while its node is silent.
+    pub lost: Option<Observed>,
+    /// Whether what runs under its identifier belongs to something else.
+    pub taken: bool,
+    /// Whether an older sandbox has its identifier.
+    pub rival: bool,
     /// What was decided before; then nothing below was looked up.
     pub resolved: Option<Resolved>,
     /// Its template.
@@ -59,7 +73,37 @@ pub async fn dereference(sandbox: &Sandbox, tenant: &str, context: &Context) -> 
         None => unresolved(sandbox, context).await?,
     };
     live(sandbox, tenant, context, &mut found).await?;
+    found.rival = context.has_rival(sandbox);
+    if is_taken(sandbox, &found) {
+        // Nothing that follows may touch it.
+        found = Found { taken: true, pod: None, stateful: None, ..found };
+    }
+    found.note = found.pod.as_ref().and_then(|pod| context.noted(pod.metadata.uid.as_deref()));
+    found.lost = lost_node(found.pod.as_ref(), context).await?;
     Ok(found)
+}
+
+/// An identifier that is an object's name is also the name of what runs: that may be there already and be somebody else's.
+fn is_taken(sandbox: &Sandbox, found: &Found) -> bool {
+    let ours = |owners: &[OwnerReference]| owners.iter().any(|it| Some(&it.uid) == sandbox.uid().as_ref());
+    match (&found.stateful, &found.pod) {
+        (Some(stateful), _) => !ours(stateful.owner_references()),
+        // The pod of a StatefulSet that is gone goes too.
+        (None, Some(pod)) => !ours(pod.owner_references()) && !is_of_a_set(pod),
+        (None, None) => false,
+    }
+}
+
+fn is_of_a_set(pod: &Pod) -> bool {
+    pod.owner_references().iter().any(|it| it.kind == "StatefulSet")
+}
+
+async fn lost_node(pod: Option<&Pod>, context: &Context) -> Result<Option<Observed>, kube::Error> {
+    let Some(name) = pod.and_then(silent_node) else { return Ok(None) };
+    let node = Api::<Node>::all(context.client.clone()).get_opt(name).await?;
+    let conditions = node.and_then(|it| it.status?.conditions).unwrap_or_default();
+    let why = conditions.into_iter().find(|it| it.type_ == "Ready" && it.status != "True");
+    Ok(Some(lost(name, &why.and_then(|it| it.message).unwrap_or_default())))
 }
 
 /// What runs already.
@@ -139,8 +183,17 @@ where
         + serde::de::DeserializeOwned,
 {
     let Some(name) = name else { return Ok(None) };
+    if !is_object_name(&name) {
+        return Ok(Some(name));
+    }
     let there = Api::<K>::all(context.client.clone()).get_metadata_opt(&name).await?;
     Ok(there.is_none().then_some(name))
+}
+
+/// Anything else would ask the cluster for something that is not there to be asked for: a name becomes part of a path.
+fn is_object_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    name.split('.').all(|part| !part.is_empty() && part.bytes().all(plain))
 }
 
 /// The tenant's template of that name, or the platform's, or a built-in one.
@@ -149,6 +202,9 @@ async fn template(
     namespace: &str,
     context: &Context,
 ) -> Result<Option<SandboxTemplate>, kube::Error> {
+    if !is_object_name(name) {
+        return Ok(None);
+    }
     for namespace in [namespace, &context.settings.namespaces.platform] {
         let api = Api::<SandboxTemplate>::namespaced(context.client.clone(), namespace);
         if let Some(found) = api.get_opt(name).await? {
@@ -174,5 +230,38 @@ async fn image(
     match known {
         Some(image) => Some(ImageAnswer::Found(image)),
         None => Some(context.registry.resolve(&reference).await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_lead_elsewhere_are_none() {
+        for good in ["base", "a.b-2", "0"] {
+            assert!(is_object_name(good), "{good}");
+        }
+        for bad in ["", "..", "../x", "a/b", "a..b", "x?watch=1", "A", "a%2fb", "."] {
+            assert!(!is_object_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_runs_is_known_by_its_owner() {
+        let mut sandbox = Sandbox::new("i0123456789abcdefghi", Default::default());
+        sandbox.metadata.uid = Some("mine".into());
+        let pod = |kind: &str, uid: &str| {
+            let owner = OwnerReference { kind: kind.into(), uid: uid.into(), ..OwnerReference::default() };
+            let mut pod = Pod::default();
+            pod.metadata.owner_references = Some(vec![owner]);
+            Found { pod: Some(pod), ..Found::default() }
+        };
+        assert!(!is_taken(&sandbox, &pod("Sandbox", "mine")));
+        assert!(is_taken(&sandbox, &pod("Sandbox", "another")));
+        assert!(!is_taken(&sandbox, &pod("StatefulSet", "of mine")));
+        assert!(is_taken(&sandbox, &Found { pod: Some(Pod::default()), ..Found::default() }));
+        assert!(is_taken(&sandbox, &Found { stateful: Some(StatefulSet::default()), ..Found::default() }));
+        assert!(!is_taken(&sandbox, &Found::default()));
     }
 }

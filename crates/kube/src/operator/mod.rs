@@ -21,7 +21,7 @@ use atoll_proto::sign::RequestSigner;
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Namespace, Node, Pod},
+    core::v1::{Event, Namespace, Node, Pod, ResourceQuota},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -29,7 +29,7 @@ use kube::{
     runtime::{
         Controller, WatchStreamExt,
         controller::Action,
-        reflector::ObjectRef,
+        reflector::{ObjectRef, Store},
         watcher::{self, watcher},
     },
 };
@@ -45,6 +45,7 @@ use crate::{
     agent::Agents,
     crd::{Sandbox, SandboxTemplate},
     names::{ATOLL, ID, MANAGED_BY, OBJECT, TENANT},
+    pauses::Pauses,
 };
 use metrics::Metrics;
 
@@ -67,10 +68,13 @@ pub enum Problem {
     Cluster(#[from] kube::Error),
 }
 
-/// How soon an object is looked at again that was changed under our hands.
-const SOON: Duration = Duration::from_millis(100);
+/// So many times sooner than after other failures is an object looked at again that was changed under our hands.
+const SOONER: u32 = 5;
 /// How soon a namespace is tried again that could not be prepared.
 const PREPARE_AGAIN: Duration = Duration::from_secs(5);
+/// How soon, and how often, where the cluster may not have heard yet of a right that was just given.
+const HEARD_SOON: Duration = Duration::from_millis(200);
+const HEARD_TRIES: usize = 25;
 /// How often policies that nobody needs are looked for.
 const SWEEP: Duration = Duration::from_secs(300);
 
@@ -123,29 +127,34 @@ async fn lead(context: Arc<Context>) {
 fn later<K: Resource<DynamicType = ()>>(object: Arc<K>, problem: &Problem, context: Arc<Context>) -> Action {
     let name = object.name_any();
     let Problem::Cluster(error) = problem;
+    let wait = context.failed(&object.uid().unwrap_or_default());
     if is_conflict(error) {
         // Somebody wrote meanwhile; what they wrote is on its way here.
-        return Action::requeue(SOON);
+        return Action::requeue(wait / SOONER);
     }
     tracing::warn!(%name, %error, "it is looked at again");
-    Action::requeue(context.failed(&object.uid().unwrap_or_default()))
+    Action::requeue(wait)
 }
 
 fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
 async fn templates(context: Arc<Context>) {
     let api = Api::<SandboxTemplate>::all(context.client.clone());
-    let controller =
-        Controller::new(api, watcher::Config::default()).run(template::reconcile, later, context);
+    let controller = Controller::new(api, watcher::Config::default()).trigger_backoff(Pauses::default());
+    let controller = controller.run(template::reconcile, later, context);
     controller.for_each(|_| std::future::ready(())).await;
 }
 
 /// The cluster's addresses change with its nodes; policies follow.
 async fn nodes(context: Arc<Context>) {
     let api = Api::<PartialObjectMeta<Node>>::all(context.client.clone());
-    let mut changes = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut changes = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(Pauses::default()));
     while changes.next().await.is_some() {
         match context.look_around().await {
             Ok(true) => reopen(&context).await,
@@ -167,7 +176,7 @@ async fn reopen(context: &Context) {
 async fn tenants(context: Arc<Context>) {
     let api = Api::<Namespace>::all(context.client.clone());
     let labelled = watcher::Config::default().labels(TENANT);
-    let mut events = std::pin::pin!(watcher(api, labelled).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, labelled).backoff(Pauses::default()));
     let mut running = Running { context: Arc::clone(&context), tasks: HashMap::new() };
     loop {
         match events.try_next().await {
@@ -220,11 +229,18 @@ impl Drop for Running {
 
 /// A tenant's namespace, for as long as it is one.
 async fn look_after(namespace: Namespace, context: Arc<Context>) {
-    while let Err(error) = tenant::prepare(&namespace, &context).await {
-        tracing::warn!(namespace = %namespace.name_any(), %error, "the namespace is not ready for sandboxes");
-        sleep(PREPARE_AGAIN).await;
-    }
     let name = namespace.name_any();
+    let mut tries = 0;
+    while let Err(error) = tenant::prepare(&namespace, &context).await {
+        tries += 1;
+        if is_forbidden(&error) && tries < HEARD_TRIES {
+            tracing::debug!(namespace = %name, %error, "the cluster has not heard yet of the operator's rights");
+            sleep(HEARD_SOON).await;
+        } else {
+            tracing::warn!(namespace = %name, %error, "the namespace is not ready for sandboxes");
+            sleep(PREPARE_AGAIN).await;
+        }
+    }
     let sweeping = async {
         loop {
             sleep(SWEEP).await;
@@ -240,11 +256,49 @@ async fn sandboxes(namespace: &str, context: &Arc<Context>) {
     let client = &context.client;
     let mine = watcher::Config::default().labels(&format!("{MANAGED_BY}={ATOLL},{ID}"));
     let controller =
-        Controller::new(Api::<Sandbox>::namespaced(client.clone(), namespace), watcher::Config::default())
-            .owns(Api::<StatefulSet>::namespaced(client.clone(), namespace), mine.clone())
-            .watches(Api::<Pod>::namespaced(client.clone(), namespace), mine, of_pod)
-            .run(sandbox::reconcile, later, Arc::clone(context));
-    drain(controller).await;
+        Controller::new(Api::<Sandbox>::namespaced(client.clone(), namespace), watcher::Config::default());
+    let store = controller.store();
+    context.watched(namespace, store.clone());
+    let (waiting, again) = (store.clone(), context.stirs(namespace));
+    let again = again.flat_map(move |()| futures::stream::iter(refused(&waiting)));
+    let (of_event, notes) = (store.clone(), Arc::clone(context));
+    let events = Api::<Event>::namespaced(client.clone(), namespace);
+    let quotas = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
+    let looks = controller
+        .owns(Api::<StatefulSet>::namespaced(client.clone(), namespace), mine.clone())
+        .watches(Api::<Pod>::namespaced(client.clone(), namespace), mine, of_pod)
+        .watches(quotas, watcher::Config::default(), move |_| refused(&store))
+        .watches(events, watcher::Config::default().fields(PODS_IN_TROUBLE), move |event| {
+            trouble(&event, &of_event, &notes)
+        })
+        .reconcile_on(again)
+        .trigger_backoff(Pauses::default())
+        .run(sandbox::reconcile, later, Arc::clone(context));
+    drain(looks).await;
+}
+
+/// Which events say what befalls pods; [`status::is_telling`] has which of them are heeded.
+const PODS_IN_TROUBLE: &str = "type=Warning,involvedObject.kind=Pod";
+
+/// Notes what a node says about a pod; gives the sandbox.
+fn trouble(event: &Event, store: &Store<Sandbox>, context: &Context) -> Option<ObjectRef<Sandbox>> {
+    let (reason, message) = (event.reason.as_deref()?, event.message.as_deref().unwrap_or_default());
+    if !status::is_telling(reason) {
+        return None;
+    }
+    let object = &event.involved_object;
+    let (pod, uid) = (object.name.as_deref()?, object.uid.as_deref()?);
+    let id = pod.strip_suffix("-0").unwrap_or(pod);
+    let is = |it: &Sandbox| it.status.as_ref().is_some_and(|status| status.id.as_deref() == Some(id));
+    let sandbox = store.find(is)?;
+    context.note(uid, format!("{reason}: {message}"));
+    Some(ObjectRef::from_obj(&*sandbox))
+}
+
+/// The sandboxes of a namespace that wait for something which is not theirs: room, a volume, a template.
+fn refused(store: &Store<Sandbox>) -> Vec<ObjectRef<Sandbox>> {
+    let waits = |it: &Sandbox| it.status.as_ref().is_some_and(status::waits_for_others);
+    store.state().iter().filter(|it| waits(it)).map(|it| ObjectRef::from_obj(&**it)).collect()
 }
 
 async fn drain<T, E>(looks: impl Stream<Item = Result<T, E>>) {

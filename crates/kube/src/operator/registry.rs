@@ -16,8 +16,10 @@ use std::{
 
 use crate::crd::ImageMeta;
 
-/// How long an answer is believed: a tag may be moved.
+/// How long an image is believed to be there: a tag may be moved.
 const FRESH: Duration = Duration::from_secs(300);
+/// How long it is believed not to be there: somebody may be pushing it just now.
+const FRESH_LACK: Duration = Duration::from_secs(10);
 /// How long a registry may take; what it says is worth less than a quick start.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So many answers are kept.
@@ -92,7 +94,11 @@ impl Registry {
 
     fn remembered(&self, reference: &str) -> Option<ImageAnswer> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(reference).filter(|(_, since)| since.elapsed() < FRESH).map(|(answer, _)| answer.clone())
+        let believed = |(answer, since): &&(ImageAnswer, Instant)| match answer {
+            ImageAnswer::Found(_) => since.elapsed() < FRESH,
+            ImageAnswer::Missing(_) | ImageAnswer::Silent(_) => since.elapsed() < FRESH_LACK,
+        };
+        known.get(reference).filter(believed).map(|(answer, _)| answer.clone())
     }
 
     fn remember(&self, reference: &str, answer: &ImageAnswer) {

@@ -1,7 +1,10 @@
 //! A sandbox is looked at: read what it depends on, see whether it can be, build what should exist, make it so, and tell.
 //! Whatever the operator was doing when it was killed, the next look goes on from what is there.
 
-use atoll_core::lifecycle::{Action as Step, Observed as Seen, decide};
+use atoll_core::{
+    lifecycle::{Action as Step, Observed as Seen, decide},
+    quantity::MilliCpu,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -21,7 +24,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use super::{
     Context, Problem,
     apply::{Applied, apply, delete, remove_routes},
-    build::{Desired, build, host},
+    build::{Desired, build, cpu_request, host},
     dereference::{Found, dereference},
     status::{self, Facts, Observed, is_ready, observe},
     tenant,
@@ -38,7 +41,7 @@ const RETRY: Duration = Duration::from_secs(20);
 /// How soon an agent is asked again that should be held.
 const HOLD_AGAIN: Duration = Duration::from_millis(500);
 /// The CPU request of a paused sandbox.
-const PAUSED_CPU: &str = "10m";
+const PAUSED_CPU: MilliCpu = MilliCpu(10);
 /// Annotation with which whoever changes the wanted state says why.
 pub const WHY: &str = "atoll.dev/reason";
 
@@ -85,7 +88,7 @@ async fn settle(
 ) -> Result<Action, Problem> {
     tenant::open(&it.namespace, &it.resolved.spec.network, context).await?;
     let mut desired = build(it, &context.settings, &context.platform().await);
-    let before = observe(found.pod.as_ref(), it.want, false);
+    let before = status::with_note(observe(found.pod.as_ref(), it.want, false), found.note.as_ref());
     let failed = before.phase == Phase::Failed && !before.replace;
     if before.replace
         && let Some(pod) = &found.pod
@@ -100,7 +103,10 @@ async fn settle(
     let held = hold(sandbox, it, &applied, context).await;
     let observed = match (&applied.refused, &applied.pod) {
         (Some(message), _) => status::refused(message),
-        (None, pod) => why(sandbox, observe(pod.as_ref(), it.want, held)),
+        (None, pod) => {
+            let seen = status::with_note(observe(pod.as_ref(), it.want, held), found.note.as_ref());
+            found.lost.clone().unwrap_or_else(|| why(sandbox, seen))
+        }
     };
     let status = tell(sandbox, &observed, Some(it), applied.pod.as_ref(), context).await?;
     if applied.refused.is_some() {
@@ -150,7 +156,7 @@ fn address(pod: &Pod) -> Option<IpAddr> {
 
 /// Gives the CPU request back, or takes it again. Where the cluster cannot resize in place, it stays.
 async fn resize(it: &Validated, pod: &Pod, paused: bool, context: &Context) {
-    let cpu = if paused { PAUSED_CPU.to_owned() } else { it.resolved.spec.requests.cpu.to_string() };
+    let cpu = request(it, paused).to_string();
     let patch = json!({ "spec": { "containers": [{ "name": "sandbox", "resources": { "requests": { "cpu": cpu } } }] } });
     let pods = Api::<Pod>::namespaced(context.client.clone(), &it.namespace);
     context.metrics.wrote();
@@ -159,6 +165,12 @@ async fn resize(it: &Validated, pod: &Pod, paused: bool, context: &Context) {
     if let Err(error) = resized {
         tracing::debug!(id = it.id(), %error, "the CPU request stays as it is");
     }
+}
+
+/// The CPU request that a sandbox's pod should have.
+fn request(it: &Validated, paused: bool) -> MilliCpu {
+    let usual = cpu_request(&it.resolved);
+    if paused { usual.min(PAUSED_CPU) } else { usual }
 }
 
 /// What the lifecycle says to do now, and when to look again.
@@ -262,6 +274,7 @@ async fn tell(
         resolved: it.and_then(|it| serde_json::to_value(&it.resolved).ok()),
         hosts: it.map(|it| hosts(it, context)).unwrap_or_default(),
         generation: sandbox.metadata.generation,
+        cpu: it.map(|it| request(it, observed.phase == Phase::Paused)),
     };
     let mut status = status::next(&before, observed, facts, pod, now);
     if status == before {
@@ -325,17 +338,35 @@ async fn hold_on(sandbox: &Sandbox, context: &Context) -> Result<(), kube::Error
     if sandbox.finalizers().iter().any(|it| it == FINALIZER) {
         return Ok(());
     }
-    let finalizers: Vec<&str> = sandbox.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
-    set_finalizers(sandbox, &finalizers, context).await
+    set_finalizer(sandbox, true, context).await
 }
 
-/// With the version that was seen: nobody else's is lost.
-async fn set_finalizers(sandbox: &Sandbox, list: &[&str], context: &Context) -> Result<(), kube::Error> {
+/// With the version that was seen, so that nobody else's finalizer is lost; when that is an old one, with the newest.
+async fn set_finalizer(sandbox: &Sandbox, ours: bool, context: &Context) -> Result<(), kube::Error> {
     let api = Api::<Sandbox>::namespaced(context.client.clone(), &sandbox.namespace().unwrap_or_default());
-    let metadata = json!({ "finalizers": list, "resourceVersion": sandbox.resource_version() });
-    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    let name = sandbox.name_any();
+    match patch_finalizers(&api, sandbox, ours, context).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        patched => return patched,
+    }
+    match api.get_opt(&name).await? {
+        Some(newest) if newest.uid() == sandbox.uid() => patch_finalizers(&api, &newest, ours, context).await,
+        _ => Ok(()),
+    }
+}
+
+async fn patch_finalizers(
+    api: &Api<Sandbox>,
+    seen: &Sandbox,
+    ours: bool,
+    context: &Context,
+) -> Result<(), kube::Error> {
+    let others = seen.finalizers().iter().map(String::as_str).filter(|it| *it != FINALIZER);
+    let list: Vec<&str> = others.chain(ours.then_some(FINALIZER)).collect();
+    let metadata = json!({ "finalizers": list, "resourceVersion": seen.resource_version() });
     context.metrics.wrote();
-    match api.patch(&sandbox.name_any(), &PatchParams::default(), &patch).await {
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    match api.patch(&seen.name_any(), &PatchParams::default(), &patch).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         patched => patched.map(drop),
     }
@@ -346,14 +377,10 @@ async fn take_down(sandbox: &Sandbox, found: &Found, context: &Context) -> Resul
     if !sandbox.finalizers().iter().any(|it| it == FINALIZER) {
         return Ok(Action::await_change());
     }
-    let observed = Observed {
-        phase: Phase::Terminating,
-        reason: status::reason("requested", "deletion was requested"),
-        replace: false,
-    };
-    if sandbox.status.as_ref().and_then(|status| status.phase) != Some(Phase::Terminating) {
-        tell(sandbox, &observed, None, found.pod.as_ref(), context).await?;
-    }
+    let asked = status::reason("requested", "deletion was requested");
+    let reason = found.lost.clone().map_or(asked, |lost| lost.reason);
+    let observed = Observed { phase: Phase::Terminating, reason, replace: false };
+    tell(sandbox, &observed, None, found.pod.as_ref(), context).await?;
     thaw(sandbox, found, context).await;
     if let Some(stateful) = &found.stateful {
         delete::<StatefulSet>(stateful, context).await?;
@@ -377,9 +404,9 @@ async fn let_go(sandbox: &Sandbox, namespace: &str, context: &Context) -> Result
 }
 
 async fn release(sandbox: &Sandbox, context: &Context) -> Result<Action, Problem> {
-    let rest: Vec<&str> =
-        sandbox.finalizers().iter().map(String::as_str).filter(|it| *it != FINALIZER).collect();
-    set_finalizers(sandbox, &rest, context).await?;
+    set_finalizer(sandbox, false, context).await?;
+    // Somebody may wait for its volumes.
+    context.stir(sandbox.namespace().as_deref());
     Ok(Action::await_change())
 }
 

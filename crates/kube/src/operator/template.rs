@@ -40,6 +40,8 @@ pub async fn reconcile(template: Arc<SandboxTemplate>, context: Arc<Context>) ->
         let patch = Patch::Merge(json!({ "status": status }));
         context.metrics.wrote();
         api.patch_status(&template.name_any(), &PatchParams::default(), &patch).await?;
+        let shared = namespace == context.settings.namespaces.platform;
+        context.stir((!shared).then_some(&namespace));
     }
     Ok(Action::requeue(wait))
 }

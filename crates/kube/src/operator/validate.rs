@@ -11,8 +11,11 @@ use super::{dereference::Found, registry::ImageAnswer, settings::Settings};
 use crate::{
     convert::{self, Resolved, Surroundings, network_in},
     crd::{DesiredState, Sandbox},
-    names::{claim, id_of},
+    names::{OWNER_LABEL, VOLUME, claim, id_of},
 };
+
+/// Code of the refusal of an identifier that an older sandbox has.
+const ID_TAKEN: &str = "id_taken";
 
 /// Why a sandbox cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +97,7 @@ pub fn validate(
     found: &Found,
     settings: &Settings,
 ) -> Result<Validated, Refusal> {
+    check_identifier(sandbox, found)?;
     let mut resolved = match &found.resolved {
         Some(resolved) => resolved.clone(),
         None => first(sandbox, tenant, found, settings)?,
@@ -103,6 +107,7 @@ pub fn validate(
     }
     check_policy(&resolved.spec.network, settings.private_egress)?;
     check_holders(found)?;
+    check_owners(&resolved, tenant, found)?;
     let claims = claims(&resolved, tenant, found);
     Ok(Validated {
         name: sandbox.name_any(),
@@ -160,6 +165,39 @@ fn check_image(image: &str, tenant: &str, settings: &Settings) -> Result<(), Ref
     ))
 }
 
+/// What was refused an identifier once never gets it: whoever knew the one that had it would reach the other.
+fn check_identifier(sandbox: &Sandbox, found: &Found) -> Result<(), Refusal> {
+    let said = sandbox.status.as_ref().and_then(|status| Some(status.reason.as_ref()?.code.as_str()));
+    if found.resolved.is_none() && (found.rival || said == Some(ID_TAKEN)) {
+        let message = "its name is the identifier of another sandbox; make one of another name";
+        return Err(Refusal::new(ID_TAKEN, message));
+    }
+    match found.taken {
+        false => Ok(()),
+        true => Err(Refusal::new(
+            "name_in_use",
+            format!("there is a pod or StatefulSet {} that is not this sandbox's", id_of(sandbox)),
+        )),
+    }
+}
+
+/// Users' volumes are told apart by what their claims are labelled with: `a-b` of `c` has the same claim as `a` of `b-c`.
+fn check_owners(resolved: &Resolved, tenant: &str, found: &Found) -> Result<(), Refusal> {
+    let Some(owner) = &resolved.spec.owner else { return Ok(()) };
+    let label = atoll_core::owner::label(tenant, owner);
+    for volume in &resolved.spec.volumes {
+        let name = claim(&volume.name, &label);
+        let Some(there) = found.claims.get(&name) else { continue };
+        let says = |key, value: &String| there.labels().get(key).is_none_or(|it| it == value);
+        if !says(OWNER_LABEL, &label) || !says(VOLUME, &volume.name) {
+            let message =
+                format!("volumes.{}: its claim {name} is another user's; rename the volume", volume.name);
+            return Err(Refusal::new("volume_in_use", message));
+        }
+    }
+    Ok(())
+}
+
 /// One sandbox has a volume at a time.
 fn check_holders(found: &Found) -> Result<(), Refusal> {
     match found.holders.iter().next() {
@@ -183,4 +221,48 @@ fn claims(resolved: &Resolved, tenant: &str, found: &Found) -> BTreeMap<String, 
         (volume.name.clone(), Claim { size: size(&name), name })
     };
     resolved.spec.volumes.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::{Reason, SandboxStatus};
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+
+    #[test]
+    fn an_identifier_that_was_refused_stays_refused() {
+        let mut sandbox = Sandbox::new("i0123456789abcdefghi", Default::default());
+        let refused = |sandbox: &Sandbox, rival: bool, taken: bool| {
+            let found = Found { rival, taken, ..Found::default() };
+            check_identifier(sandbox, &found).err().map(|it| it.code)
+        };
+        assert_eq!(refused(&sandbox, false, false), None);
+        assert_eq!(refused(&sandbox, true, true), Some(ID_TAKEN));
+        assert_eq!(refused(&sandbox, false, true), Some("name_in_use"));
+        let reason = Some(Reason { code: ID_TAKEN.into(), message: String::new() });
+        sandbox.status = Some(SandboxStatus { reason, ..SandboxStatus::default() });
+        assert_eq!(refused(&sandbox, false, false), Some(ID_TAKEN), "also when the other is gone");
+    }
+
+    #[test]
+    fn two_users_whose_volumes_share_a_claim_are_told_apart() {
+        let mut spec = atoll_core::testing::sandbox(1).spec;
+        spec.owner = Some("c".into());
+        spec.volumes = vec![atoll_core::volume::Volume {
+            name: "a-b".into(),
+            path: "/home/c".into(),
+            size: atoll_core::quantity::Bytes(1 << 20),
+        }];
+        let resolved = Resolved { spec, deadline: None, pod: Default::default(), image: None };
+        let refused = |labels: &[(&str, &str)]| {
+            let mut there = PersistentVolumeClaim::default();
+            there.metadata.labels =
+                Some(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect());
+            let found = Found { claims: [("a-b-c".into(), there)].into(), ..Found::default() };
+            check_owners(&resolved, "default", &found).is_err()
+        };
+        assert!(!refused(&[(OWNER_LABEL, "c"), (VOLUME, "a-b")]));
+        assert!(refused(&[(OWNER_LABEL, "b-c"), (VOLUME, "a")]));
+        assert!(!refused(&[]), "one that an administrator made");
+    }
 }

@@ -1,6 +1,6 @@
 //! The pod of a sandbox: one container whose first process is the agent. Pure.
 
-use atoll_core::sandbox::SandboxSpec;
+use atoll_core::{quantity::MilliCpu, sandbox::SandboxSpec};
 use atoll_proto::init::AgentConfig;
 use k8s_openapi::{
     api::core::v1::{
@@ -147,7 +147,7 @@ fn container(it: &Validated, settings: &Settings, platform: &Platform) -> Contai
     Container {
         name: text(CONTAINER),
         image: Some(image(&it.resolved)),
-        image_pull_policy: Some(text("IfNotPresent")),
+        image_pull_policy: Some(text(pull_policy(&it.resolved))),
         command: Some(command.map(text).to_vec()),
         env: Some(vec![EnvVar { name: text(CONFIG), value: Some(config(&it.resolved)), value_from: None }]),
         startup_probe: Some(probe()),
@@ -171,6 +171,12 @@ fn image(resolved: &Resolved) -> String {
     let Some(digest) = digest.filter(|_| !reference.contains('@')) else { return reference.clone() };
     let tagged = reference.rfind(':').filter(|colon| !reference[*colon..].contains('/'));
     format!("{}@{digest}", &reference[..tagged.unwrap_or(reference.len())])
+}
+
+/// What the registry shows to anybody may be taken from the node. Anything else is asked for with the sandbox's own
+/// credentials, so that nobody gets a private image because somebody else's sandbox has left it on the node.
+fn pull_policy(resolved: &Resolved) -> &'static str {
+    if resolved.image.is_some() { "IfNotPresent" } else { "Always" }
 }
 
 /// What the agent is told: the image's wishes, overridden by the sandbox's.
@@ -230,13 +236,21 @@ fn resources(resolved: &Resolved) -> ResourceRequirements {
     };
     let mut most = of(limits.cpu.to_string(), limits.memory.to_string(), limits.disk.0);
     let mut least =
-        of(requests.cpu.to_string(), requests.memory.to_string(), limits.disk.0.min(DISK_REQUEST));
+        of(cpu_request(resolved).to_string(), requests.memory.to_string(), limits.disk.0.min(DISK_REQUEST));
     if let Some(gpu) = &resolved.pod.gpu {
         let name = gpu.resource.clone().unwrap_or_else(|| "nvidia.com/gpu".into());
         most.insert(name.clone(), Quantity(gpu.count.to_string()));
         least.insert(name, Quantity(gpu.count.to_string()));
     }
     ResourceRequirements { limits: Some(most), requests: Some(least), claims: None }
+}
+
+/// What is set aside of a node's CPU: always less than the limit. A pod whose requests are its limits is of the class
+/// Guaranteed and stays so, which means that its request could not be lowered while it is paused.
+#[must_use]
+pub fn cpu_request(resolved: &Resolved) -> MilliCpu {
+    let (limits, requests) = (&resolved.spec.limits, &resolved.spec.requests);
+    MilliCpu(requests.cpu.0.min(limits.cpu.0.saturating_sub(1)).max(1))
 }
 
 /// What is set aside of a node's disk: most sandboxes write little.
@@ -309,6 +323,25 @@ fn installer(settings: &Settings) -> Container {
 mod tests {
     use super::*;
     use crate::crd::ImageMeta;
+
+    #[test]
+    fn a_request_can_be_given_back() {
+        let request = |limit: u64, request: u64| {
+            let mut spec = atoll_core::testing::sandbox(1).spec;
+            (spec.limits.cpu, spec.requests.cpu) = (MilliCpu(limit), MilliCpu(request));
+            cpu_request(&Resolved { spec, deadline: None, pod: Default::default(), image: None }).0
+        };
+        assert_eq!([request(200, 200), request(2000, 1000), request(1, 1)], [199, 1000, 1]);
+    }
+
+    #[test]
+    fn private_images_are_asked_for_each_time() {
+        let policy = |image| {
+            let spec = atoll_core::testing::sandbox(1).spec;
+            pull_policy(&Resolved { spec, deadline: None, pod: Default::default(), image })
+        };
+        assert_eq!((policy(Some(ImageMeta::default())), policy(None)), ("IfNotPresent", "Always"));
+    }
 
     #[test]
     fn images_are_pinned() {
