@@ -7,12 +7,13 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::Write,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use crate::{Skip, binary};
+use crate::{Skip, binary, cli::Cli, http::Http};
 
 /// How long the cluster may take to come to what a story waits for.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -117,6 +118,18 @@ impl Cluster {
         self.kubectl_fails(&["apply", "-f", &path.to_string_lossy()])
     }
 
+    /// Runs kubectl as somebody else, with an object given as JSON; gives whether that was let through, and what was said.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub fn kubectl_as(&self, user: &str, arguments: &[&str], object: &Value) -> Result<(bool, String)> {
+        let path = self.written(&object.to_string())?;
+        let mut command = self.command("kubectl");
+        command.args(arguments).args(["--as", user, "-f"]).arg(path);
+        let output = command.stdin(Stdio::null()).output()?;
+        Ok((output.status.success(), said(&output) + &String::from_utf8_lossy(&output.stderr)))
+    }
+
     fn written(&self, text: &str) -> Result<PathBuf> {
         let (mut file, path) = tempfile::NamedTempFile::new_in(self.work.path())?.keep()?;
         file.write_all(text.as_bytes())?;
@@ -188,14 +201,79 @@ impl Cluster {
     /// # Errors
     /// When the registry does not take it.
     pub fn push_agent(&self) -> Result<String> {
-        let registry = self.var("ATOLL_CLUSTER_REGISTRY")?;
         let image = self.work.path().join("agent-image");
         std::fs::create_dir_all(image.join("agent"))?;
         run(Command::new(binary()?).arg("install-agent").arg(image.join("agent")))?;
-        let name = self.own.clone().unwrap_or_else(|| "atoll-cluster".into());
+        self.push("atoll-agent:test", &image)
+    }
+
+    /// Pushes the image of [`Self::push_agent`] with the program that installs agents in it, as init containers need it.
+    ///
+    /// # Errors
+    /// When the registry does not take it.
+    pub fn push_installer(&self) -> Result<String> {
+        let (image, binary) = (self.work.path().join("installer-image"), binary()?);
+        let program = image.join("usr/local/bin/atoll");
+        std::fs::create_dir_all(image.join("usr/local/bin"))?;
+        std::fs::create_dir_all(image.join("tmp"))?;
+        // With what tells debuggers about it, it is ten times as large.
+        run(Command::new("strip").arg("-o").arg(&program).arg(&binary))?;
+        let needs = run(Command::new("ldd").arg(&binary))?;
+        for library in needs.split_whitespace().filter(|word| word.starts_with('/')) {
+            let copy = image.join(library.trim_start_matches('/'));
+            std::fs::create_dir_all(copy.parent().context("no directory")?)?;
+            std::fs::copy(library, copy)?;
+        }
+        self.push("atoll-installer:test", &image)
+    }
+
+    /// Copies an image between registries without TLS, with what else skopeo is to be told.
+    ///
+    /// # Errors
+    /// [`Skip`] where there is no skopeo; else what it says.
+    pub fn copy_image(&self, from: &str, to: &str, more: &[&str]) -> Result<()> {
+        if run(Command::new("skopeo").arg("--version")).is_err() {
+            bail!(Skip("skopeo is not installed".into()));
+        }
+        let mut command = self.command("skopeo");
+        command.args([
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            "--src-tls-verify=false",
+            "--dest-tls-verify=false",
+        ]);
+        let of = |reference: &str| format!("docker://{reference}");
+        run(command.args(more).args([of(from), of(to)])).map(drop)
+    }
+
+    fn push(&self, name: &str, root_of_image: &Path) -> Result<String> {
+        let registry = self.var("ATOLL_CLUSTER_REGISTRY")?;
+        let cluster = self.own.clone().unwrap_or_else(|| "atoll-cluster".into());
         let tool = root().join("tests/cluster/image");
-        run(self.command(tool).args(["--name", &name, "atoll-agent:test"]).arg(image))?;
-        Ok(format!("{registry}/atoll-agent:test"))
+        run(self.command(tool).args(["--name", &cluster, name]).arg(root_of_image))?;
+        Ok(format!("{registry}/{name}"))
+    }
+
+    /// One of the objects that `deploy/manifests` installs, as it is there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn manifest(&self, kind: &str, name: &str) -> Result<String> {
+        let all = std::fs::read_to_string(root().join("deploy/manifests/atoll.yaml"))?;
+        let (kind, name) = (format!("kind: {kind}"), format!("  name: {name}"));
+        let is = |text: &&str| [&kind, &name].iter().all(|line| text.lines().any(|it| it == line.as_str()));
+        let found = all.split("\n---").find(is);
+        found.map(str::to_owned).with_context(|| format!("no {kind}, {name} in deploy/manifests/atoll.yaml"))
+    }
+
+    /// Applies objects, given as YAML.
+    ///
+    /// # Errors
+    /// With what the API server said.
+    pub fn apply_text(&self, text: &str) -> Result<String> {
+        let path = self.written(text)?;
+        self.kubectl(&["apply", "-f", &path.to_string_lossy()])
     }
 
     /// Installs the definitions of our objects, and makes the platform's namespace and a tenant's.
@@ -228,10 +306,7 @@ impl Cluster {
     /// # Errors
     /// When the binary was not built.
     pub fn operator(&self, agent_image: &str, identity: &str, more: &[&str]) -> Result<Operator> {
-        let key = self.work.path().join("agent.key");
-        if !key.exists() {
-            std::fs::write(&key, [7; 32])?;
-        }
+        let key = self.agent_key()?;
         let log = self.work.path().join(format!("{identity}.log"));
         let out = File::options().create(true).append(true).open(&log)?;
         let mut command = self.command(binary()?);
@@ -251,6 +326,48 @@ impl Cluster {
         }
         let child = command.args(more).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
         Ok(Operator { child, log })
+    }
+
+    /// Does something to the cluster itself: `node stop node1`, `control pause etcd` (`tests/cluster/README.md`).
+    ///
+    /// # Errors
+    /// [`Skip`] where the cluster is not one of our own.
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let Some(name) = &self.own else { bail!(Skip("only done to a cluster of the story's own".into())) };
+        let path = root().join("tests/cluster").join(program);
+        run(self.command(path).args(["--name", name]).args(arguments))
+    }
+
+    /// Starts a server for sandboxes of this cluster, with the key of its operators.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn serve(&self, domain: &str) -> Result<Served> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let (url, data) = (format!("http://127.0.0.1:{port}"), self.work.path().join("server"));
+        let log = File::create(self.work.path().join("server.log"))?;
+        let mut command = self.command(binary()?);
+        command.args(["serve", "--driver", "kubernetes", "--no-auth", "--domain", domain]);
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--data"]).arg(data);
+        command.arg("--agent-key").arg(self.agent_key()?);
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let served = Served { child, port, cli: Cli::new(&url, None)? };
+        let http = Http::new(&url, None)?;
+        let begun = Instant::now();
+        while !http.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+            let said = || std::fs::read_to_string(self.work.path().join("server.log")).unwrap_or_default();
+            ensure!(begun.elapsed() < PATIENCE, "the server does not come up: {}", said());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(served)
+    }
+
+    fn agent_key(&self) -> Result<PathBuf> {
+        let key = self.work.path().join("agent.key");
+        if !key.exists() {
+            std::fs::write(&key, [7; 32])?;
+        }
+        Ok(key)
     }
 
     /// Takes the cluster down, when it was started here.
@@ -302,5 +419,22 @@ impl Drop for Operator {
     fn drop(&mut self) {
         // It may have been killed already.
         let _ = self.kill();
+    }
+}
+
+/// A server on this machine for sandboxes of a cluster.
+#[derive(Debug)]
+pub struct Served {
+    child: Child,
+    /// Where it listens, on loopback.
+    pub port: u16,
+    /// The command line, speaking to it.
+    pub cli: Cli,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

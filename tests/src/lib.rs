@@ -10,6 +10,7 @@ pub mod place;
 pub mod registry;
 pub mod runner;
 pub mod server;
+pub mod stage;
 pub mod stats;
 
 pub use cluster::Cluster;

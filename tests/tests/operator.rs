@@ -2,29 +2,21 @@
 //! and how that is told, what survives, and what cannot be reached from inside.
 
 use anyhow::{Context, Result, ensure};
-use atoll_tests::{Cluster, Run, cluster::Operator, story};
-use serde_json::{Value, json};
+use atoll_tests::{
+    Run,
+    cluster::Operator,
+    stage::{NS, Stage, home},
+    story,
+};
+use serde_json::json;
 use std::{process::ExitCode, time::Duration};
-
-const NS: &str = "tenant-default";
-
-/// A cluster with an operator, and the images that sandboxes are made of.
-struct Stage {
-    cluster: Cluster,
-    agent: String,
-    busybox: String,
-}
 
 fn main() -> ExitCode {
     story("operator", async |run: &mut Run| {
-        let cluster = Cluster::start("atoll-operator")?;
-        let busybox = format!("{}/busybox:1", cluster.var("ATOLL_CLUSTER_REGISTRY")?);
-        cluster.prepare(&["default", "other"])?;
+        let stage = Stage::set("atoll-operator")?;
         let strict = [("atoll.dev/tenant", "strict"), ("atoll.dev/strict", "true")];
-        cluster.namespace("tenant-strict", &strict)?;
-        let agent = cluster.push_agent()?;
-        let stage = Stage { cluster, agent, busybox };
-        let mut operator = stage.operator("one")?;
+        stage.cluster.namespace("tenant-strict", &strict)?;
+        let mut operator = stage.operator("one", &[])?;
         run.case("an_object_alone_becomes_a_sandbox", alone(&stage)).await;
         run.case("explain_reads_well", explain(&stage)).await;
         run.case("what_cannot_be_stored_is_refused_at_once", refused_by_rules(&stage)).await;
@@ -44,64 +36,9 @@ fn main() -> ExitCode {
         run.case("a_drained_node_gives_its_sandboxes_to_another", drained(&stage)).await;
         run.case("a_namespace_that_goes_takes_everything_along", namespace_gone(&stage)).await;
         drop(operator);
-        let Stage { mut cluster, .. } = stage;
-        run.case("nothing_is_left_behind", async { cluster.down() }).await;
+        run.case("nothing_is_left_behind", async { stage.strike() }).await;
         Ok(())
     })
-}
-
-impl Stage {
-    fn operator(&self, identity: &str) -> Result<Operator> {
-        self.cluster.operator(&self.agent, identity, &["--domain", "sandbox.test"])
-    }
-
-    fn sandbox(&self, namespace: &str, name: &str, spec: Value) -> Value {
-        let mut all = json!({ "image": self.busybox, "cpu": "200m", "memory": "64Mi", "disk": "64Mi" });
-        if let (Some(all), Value::Object(spec)) = (all.as_object_mut(), spec) {
-            all.extend(spec);
-            all.retain(|_, value| !value.is_null());
-        }
-        json!({ "apiVersion": "atoll.dev/v1alpha1", "kind": "Sandbox",
-            "metadata": { "name": name, "namespace": namespace }, "spec": all })
-    }
-
-    fn template(&self, name: &str, spec: Value) -> Value {
-        let mut object = self.sandbox(NS, name, spec);
-        object["kind"] = json!("SandboxTemplate");
-        object
-    }
-
-    /// Makes one and waits until it runs; gives its pod's name.
-    async fn run(&self, namespace: &str, name: &str, spec: Value) -> Result<String> {
-        self.cluster.apply(&self.sandbox(namespace, name, spec))?;
-        let made = self.cluster.phase(namespace, name, "Running").await?;
-        Ok(pod_of(&made))
-    }
-
-    fn delete(&self, namespace: &str, name: &str) -> Result<()> {
-        self.cluster.kubectl(&["-n", namespace, "delete", "sandbox", name, "--timeout=60s"]).map(drop)
-    }
-
-    fn want(&self, name: &str, state: &str) -> Result<()> {
-        let patch = json!({ "spec": { "state": state } }).to_string();
-        self.cluster.kubectl(&["-n", NS, "patch", "sandbox", name, "--type=merge", "-p", &patch]).map(drop)
-    }
-
-    fn inside(&self, pod: &str, line: &str) -> Result<String> {
-        self.cluster.inside(NS, pod, line)
-    }
-
-    /// Everything of sandboxes that is there, but for claims.
-    fn left(&self) -> Result<Vec<Value>> {
-        let all = ["pods", "statefulsets", "sandboxes"].map(|kind| self.cluster.list(NS, kind));
-        Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
-    }
-}
-
-fn pod_of(sandbox: &Value) -> String {
-    let id = sandbox["status"]["id"].as_str().unwrap_or_default();
-    let volumes = sandbox["status"]["resolved"]["spec"]["volumes"].as_array();
-    if volumes.is_some_and(|volumes| !volumes.is_empty()) { format!("{id}-0") } else { id.to_owned() }
 }
 
 async fn alone(stage: &Stage) -> Result<()> {
@@ -218,7 +155,7 @@ async fn quota(stage: &Stage) -> Result<()> {
     stage.cluster.phase(NS, "second", "Running").await.context("it is tried again when there is room")?;
     ensure!(!pod.is_empty());
     ["first", "second", "third"].iter().try_for_each(|name| stage.delete(NS, name))?;
-    stage.cluster.kubectl(&["-n", NS, "delete", "pvc", "--all"]).map(drop)
+    stage.delete_claims()
 }
 
 async fn pause(stage: &Stage) -> Result<()> {
@@ -262,11 +199,7 @@ async fn heals(stage: &Stage) -> Result<()> {
         stage.cluster.phase(NS, name, "Running").await?;
         stage.delete(NS, name)?;
     }
-    stage.cluster.kubectl(&["-n", NS, "delete", "pvc", "--all"]).map(drop)
-}
-
-fn home(size: &str) -> Value {
-    json!({ "home": { "path": "/home/user", "size": size } })
+    stage.delete_claims()
 }
 
 async fn volumes(stage: &Stage) -> Result<()> {
@@ -290,7 +223,7 @@ async fn volumes(stage: &Stage) -> Result<()> {
     stage.cluster.phase(NS, "again", "Running").await?;
     ensure!(stage.inside(&pod, "cat /home/user/file")? == "precious");
     stage.delete(NS, "again")?;
-    stage.cluster.kubectl(&["-n", NS, "delete", "pvc", "--all"]).map(drop)
+    stage.delete_claims()
 }
 
 async fn one_at_a_time(stage: &Stage) -> Result<()> {
@@ -311,7 +244,7 @@ async fn one_at_a_time(stage: &Stage) -> Result<()> {
     stage.delete(NS, has)?;
     stage.cluster.phase(NS, waits, "Running").await?;
     stage.delete(NS, waits)?;
-    stage.cluster.kubectl(&["-n", NS, "delete", "pvc", "--all"]).map(drop)
+    stage.delete_claims()
 }
 
 async fn template_gone(stage: &Stage) -> Result<()> {
@@ -400,7 +333,7 @@ async fn killed(stage: &Stage, operator: &mut Operator) -> Result<()> {
         stage.cluster.apply(&stage.sandbox(NS, name, spec))?;
         tokio::time::sleep(Duration::from_millis(150 * n as u64)).await;
         operator.kill()?;
-        *operator = stage.operator("one")?;
+        *operator = stage.operator("one", &[])?;
     }
     for name in &names {
         stage.cluster.phase(NS, name, "Running").await?;
@@ -409,17 +342,17 @@ async fn killed(stage: &Stage, operator: &mut Operator) -> Result<()> {
         stage.cluster.kubectl(&["-n", NS, "delete", "sandbox", name, "--wait=false"])?;
         tokio::time::sleep(Duration::from_millis(120 * n as u64)).await;
         operator.kill()?;
-        *operator = stage.operator("one")?;
+        *operator = stage.operator("one", &[])?;
     }
     let gone = || Ok(stage.left()?.is_empty().then_some(()));
     stage.cluster.until("everything to be gone", gone).await?;
     let claims = stage.cluster.list(NS, "pvc")?.len();
     ensure!(claims == 2, "{claims} claims, of 2 volumes");
-    stage.cluster.kubectl(&["-n", NS, "delete", "pvc", "--all"]).map(drop)
+    stage.delete_claims()
 }
 
 async fn takes_over(stage: &Stage, first: &mut Operator) -> Result<()> {
-    let second = stage.operator("two")?;
+    let second = stage.operator("two", &[])?;
     stage.run(NS, "before", json!({})).await?;
     ensure!(!second.log()?.contains("leading"), "two lead");
     first.kill()?;
@@ -450,7 +383,7 @@ async fn drained(stage: &Stage) -> Result<()> {
     moved?;
     ensure!(kept? == "here");
     stage.delete(NS, "mover")?;
-    stage.cluster.kubectl(&["-n", NS, "delete", "pvc", "--all"]).map(drop)
+    stage.delete_claims()
 }
 
 async fn namespace_gone(stage: &Stage) -> Result<()> {
