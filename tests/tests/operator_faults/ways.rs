@@ -142,6 +142,16 @@ pub async fn gvisor(stage: &Stage) -> Result<()> {
     is_usable(&served, &id).await?;
     rests_and_wakes(&served, &id).await?;
     served.cli.output(&["rm", &id]).await?;
+    // With root, its node cannot start it, and says so in events alone.
+    stage.cluster.apply(&stage.sandbox(
+        NS,
+        "rooted",
+        json!({ "image": null, "template": "walled", "sudo": true }),
+    ))?;
+    let reason = stage.cluster.phase(NS, "rooted", "Failed").await?["status"]["reason"].clone();
+    let told = reason["message"].as_str().is_some_and(|it| it.starts_with("FailedCreatePodSandBox"));
+    ensure!(reason["code"] == "start_failed" && told, "{reason}");
+    stage.delete(NS, "rooted")?;
     stage.cluster.until("it to be gone", || Ok(stage.left()?.is_empty().then_some(()))).await?;
     stage.cluster.kubectl(&["-n", NS, "delete", "sandboxtemplate", "walled"]).map(drop)
 }
