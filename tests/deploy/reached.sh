@@ -49,6 +49,8 @@ an_object_alone_is_a_sandbox() {
     grep -qE '^NAME +PHASE +TEMPLATE +OWNER +NODE +REASON +AGE' "$work/said"
     grep -qE '^alice +Running +alice +node[12]' "$work/said"
     id=$(t get sandbox alice -o 'jsonpath={.status.id}')
+    # A new volume begins with what the image has at its place, and is the user's.
+    same "user user" "$(exec_in "$id" 'stat -c %U /home/user /home/user/.bashrc' | xargs)" "who owns what is at home"
     same hello "$(atoll_outside exec "$id" -- echo hello)" "what the command line shows"
     same 3 "$(atoll_outside exec "$id" -- sh -c 'exit 3' >/dev/null && echo 0 || echo $?)" "its exit code"
     same python3 "$(exec_in "$id" 'basename $(command -v python3)')" "what the API runs"
@@ -62,15 +64,18 @@ its_host_names_answer() {
     same 404 "$(content_status alice-shell /)" "a port that has no name"
 }
 
-# An object that is made anew finds what the owner had.
+# An object that is made anew finds what the owner had, and nothing is put there again.
 what_is_at_home_stays() {
-    exec_in "$(t get sandbox alice -o 'jsonpath={.status.id}')" 'echo "<h1>Changed</h1>" >/home/user/web/index.html; touch /tmp/gone'
+    local id
+    exec_in "$(t get sandbox alice -o 'jsonpath={.status.id}')" 'echo "<h1>Changed</h1>" >/home/user/web/index.html; rm /home/user/.bashrc; touch /tmp/gone'
     t delete sandbox alice --timeout=90s
     same 401 "$(content_status alice-web /)" "a host name that leads nowhere"
     example | kubectl apply -f -
     running alice
     wanted="<h1>Changed</h1>" eventually 30 answers alice-web /
-    exec_in "$(t get sandbox alice -o 'jsonpath={.status.id}')" 'test ! -e /tmp/gone'
+    id=$(t get sandbox alice -o 'jsonpath={.status.id}')
+    same "" "$(t get pod "$id-0" -o 'jsonpath={.spec.initContainers}')" "what fills volumes"
+    exec_in "$id" 'test ! -e /tmp/gone && test ! -e /home/user/.bashrc'
 }
 
 # WebSocket, events as they come, and much in both directions; on a port without a name.

@@ -13,11 +13,12 @@ use std::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("atoll-core", &[]),
     ("atoll-proto", &[]),
+    ("atoll-tree", &[]),
     ("atoll-store", &["atoll-core"]),
-    ("atoll-local", &["atoll-core", "atoll-proto"]),
+    ("atoll-local", &["atoll-core", "atoll-proto", "atoll-tree"]),
     ("atoll-kube", &["atoll-core", "atoll-proto"]),
     ("atoll-gateway", &["atoll-core"]),
-    ("atoll-agent", &["atoll-proto"]),
+    ("atoll-agent", &["atoll-proto", "atoll-tree"]),
     ("atoll-server", &["atoll-core", "atoll-proto"]),
     ("atoll-client", &["atoll-proto"]),
     (

@@ -10,6 +10,7 @@ mod dirs;
 mod entries;
 mod errors;
 mod executor;
+mod fill;
 mod http;
 mod life;
 mod log;
@@ -35,4 +36,5 @@ mod users;
 mod watchers;
 mod workers;
 
+pub use fill::{FillError, fill};
 pub use life::{AgentError, run};

@@ -26,7 +26,8 @@ impl Sink {
             return Log::new(file, cap).map(Self::Kept);
         }
         rustix::io::ioctl_fionbio(&file, true)?;
-        AsyncFd::with_interest(file, Interest::WRITABLE).map(Self::Passed)
+        // SAFETY: the file owns its descriptor, and nothing takes the file out before both are dropped together.
+        Ok(Self::Passed(unsafe { AsyncFd::register_with_interest(file, Interest::WRITABLE) }?))
     }
 
     /// Adds to it. Whoever reads a pipe slowly is waited for.
@@ -117,11 +118,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_gets_everything_however_slowly_it_is_read() {
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
         let mut sink = Sink::new(File::from(std::os::fd::OwnedFd::from(writer)), SMALLEST).unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut heard = Vec::new();
-            std::io::Read::read_to_end(&mut reader, &mut heard).unwrap();
+            io::Read::read_to_end(&mut reader, &mut heard).unwrap();
             heard
         });
         let sent = vec![b'x'; 1 << 20];

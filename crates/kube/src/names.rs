@@ -18,6 +18,8 @@ pub const OWNER_LABEL: &str = "atoll.dev/owner";
 pub const OWNER: &str = "atoll.dev/owner-name";
 /// Label of a claim: the volume's name.
 pub const VOLUME: &str = "atoll.dev/volume";
+/// Annotation of a claim that no sandbox has run with yet: what it holds is not whole.
+pub const NEW: &str = "atoll.dev/new";
 /// Label of a pod and of the network policy that is meant for it: the class of what it may reach.
 pub const EGRESS: &str = "atoll.dev/egress";
 /// Well-known label: what made it.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::is_uncounted,
-    names::{ID, OPERATOR},
+    names::{ID, NEW, OPERATOR},
 };
 
 /// What came of it.
@@ -130,6 +130,21 @@ fn taken_over(mut claim: PersistentVolumeClaim, there: &PersistentVolumeClaim) -
         wanted.access_modes.clone_from(&spec.access_modes);
     }
     claim
+}
+
+/// Notes of new claims that a sandbox runs with them: from now on they are whole.
+///
+/// # Errors
+/// When the cluster does not answer.
+pub async fn are_whole(found: &Found, context: &Context) -> Result<(), kube::Error> {
+    let patch = serde_json::json!({ "metadata": { "annotations": { NEW: null } } });
+    for claim in found.claims.values().filter(|claim| claim.annotations().contains_key(NEW)) {
+        let namespace = claim.namespace().unwrap_or_default();
+        let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &namespace);
+        context.metrics.wrote();
+        api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    }
+    Ok(())
 }
 
 async fn apply_pod(found: &Found, pod: Option<Pod>, context: &Context) -> Result<Applied, kube::Error> {

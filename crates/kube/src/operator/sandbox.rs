@@ -23,7 +23,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     Context, Problem,
-    apply::{Applied, apply, delete, remove_routes},
+    apply::{Applied, apply, are_whole, delete, remove_routes},
     build::{Desired, build, cpu_request, host},
     dereference::{Found, dereference},
     status::{self, Facts, Observed, is_ready, observe},
@@ -109,6 +109,9 @@ async fn settle(
         }
     };
     let status = tell(sandbox, &observed, Some(it), applied.pod.as_ref(), context).await?;
+    if observed.phase == Phase::Running {
+        are_whole(found, context).await?;
+    }
     if applied.refused.is_some() {
         return Ok(Action::requeue(RETRY));
     }

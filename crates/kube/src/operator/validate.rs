@@ -11,7 +11,7 @@ use super::{dereference::Found, registry::ImageAnswer, settings::Settings};
 use crate::{
     convert::{self, Resolved, Surroundings, network_in},
     crd::{DesiredState, Sandbox},
-    names::{OWNER_LABEL, VOLUME, claim, id_of},
+    names::{NEW, OWNER_LABEL, VOLUME, claim, id_of},
 };
 
 /// Code of the refusal of an identifier that an older sandbox has.
@@ -65,6 +65,8 @@ pub struct Claim {
     pub name: String,
     /// What it asks for now, as the cluster writes it; `None` when it is not there.
     pub size: Option<String>,
+    /// Whether no sandbox has run with it yet.
+    pub new: bool,
 }
 
 impl Validated {
@@ -216,9 +218,10 @@ fn claims(resolved: &Resolved, tenant: &str, found: &Found) -> BTreeMap<String, 
         let requests = found.claims.get(name)?.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
         Some(requests.get("storage")?.0.clone())
     };
+    let new = |name: &str| found.claims.get(name).is_none_or(|claim| claim.annotations().contains_key(NEW));
     let one = |volume: &atoll_core::volume::Volume| {
         let name = claim(&volume.name, &label);
-        (volume.name.clone(), Claim { size: size(&name), name })
+        (volume.name.clone(), Claim { size: size(&name), new: new(&name), name })
     };
     resolved.spec.volumes.iter().map(one).collect()
 }

@@ -12,7 +12,6 @@
 //! It must not know of images, records or the agent's protocol: it is given directories, descriptors and bytes.
 
 mod cell;
-mod copy;
 pub(crate) mod entry;
 mod files;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    Launch, copy, files,
+    Launch, files,
     mounts::ROOT,
     raw::{self, During, Step, cstring},
 };
@@ -106,7 +106,7 @@ fn settle(volume: &Attached, tree: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let image = rustix::fs::open(&volume.path, flags, Mode::empty())?;
     let top = openat(tree, ".", flags, Mode::empty())?;
-    copy::contents(image.as_fd(), top.as_fd())?;
+    atoll_tree::contents(image.as_fd(), top.as_fd())?;
     let (uid, gid) = owner(&volume.user, &read_list("/etc/passwd"), &read_list("/etc/group"));
     fchown(&top, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     Ok(fchmod(&top, Mode::from_raw_mode(fstat(&image)?.st_mode & 0o7777))?)

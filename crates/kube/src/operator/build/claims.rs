@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::labels;
 use crate::{
-    names::{EGRESS, OWNER, VOLUME},
+    names::{EGRESS, NEW, OWNER, VOLUME},
     operator::{
         settings::Settings,
         validate::{Claim, Validated},
@@ -34,11 +34,15 @@ fn claim_metadata(it: &Validated, volume: &str, claim: &Claim) -> ObjectMeta {
     labels.remove(EGRESS);
     labels.insert(VOLUME.to_owned(), volume.to_owned());
     let owner = it.resolved.spec.owner.clone().unwrap_or_default();
+    let mut annotations = BTreeMap::from([(OWNER.to_owned(), owner)]);
+    if claim.new {
+        annotations.insert(NEW.to_owned(), "true".to_owned());
+    }
     ObjectMeta {
         name: Some(claim.name.clone()),
         namespace: Some(it.namespace.clone()),
         labels: Some(labels),
-        annotations: Some(BTreeMap::from([(OWNER.to_owned(), owner)])),
+        annotations: Some(annotations),
         ..ObjectMeta::default()
     }
 }

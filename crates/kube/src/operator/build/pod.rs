@@ -1,6 +1,6 @@
 //! The pod of a sandbox: one container whose first process is the agent. Pure.
 
-use atoll_core::{quantity::MilliCpu, sandbox::SandboxSpec};
+use atoll_core::{quantity::MilliCpu, volume};
 use atoll_proto::init::AgentConfig;
 use k8s_openapi::{
     api::core::v1::{
@@ -60,7 +60,7 @@ fn spec(it: &Validated, settings: &Settings, platform: &Platform) -> PodSpec {
     let always = it.is_persistent();
     PodSpec {
         containers: vec![container(it, settings, platform)],
-        init_containers: (settings.injection == Injection::InitContainer).then(|| vec![installer(settings)]),
+        init_containers: init_containers(it, settings),
         volumes: Some(volumes(it, settings)),
         host_users: sandbox.sudo.then_some(false),
         hostname: Some(sandbox.id.to_string()),
@@ -185,18 +185,14 @@ fn config(resolved: &Resolved) -> String {
     let pairs = image.env.iter().filter_map(|pair| pair.split_once('='));
     let mut env: BTreeMap<String, String> = pairs.map(|(name, value)| (name.into(), value.into())).collect();
     env.extend(spec.env.clone());
-    let given = |own: &Option<String>, images: String, otherwise: &str| match own {
-        Some(own) => own.clone(),
-        None if images.is_empty() => otherwise.to_owned(),
-        None => images,
-    };
+    let images_workdir = Some(image.workdir).filter(|path| !path.is_empty());
     let config = AgentConfig {
         sandbox_id: spec.id.to_string(),
         hostname: spec.id.to_string(),
         env,
         start_command: spec.start_command.clone(),
-        workdir: Some(given(&spec.workdir, image.workdir, "/")),
-        default_user: user(spec, &given(&spec.user, image.user, "root"), ordinary(resolved)),
+        workdir: spec.workdir.clone().or(images_workdir).or_else(|| Some("/".into())),
+        default_user: default_user(resolved),
         allow_sudo: spec.sudo,
         log_cap_bytes: LOG_CAP,
         grace_seconds: AGENT_GRACE,
@@ -208,9 +204,13 @@ fn config(resolved: &Resolved) -> String {
     serde_json::to_string(&config).unwrap_or_default()
 }
 
-/// Without root the agent cannot become anybody.
-fn user(spec: &SandboxSpec, asked: &str, ordinary: i64) -> String {
-    if spec.sudo { asked.to_owned() } else { ordinary.to_string() }
+/// The sandbox's wish, or the image's. Without root the agent cannot become anybody.
+fn default_user(resolved: &Resolved) -> String {
+    let images = resolved.image.as_ref().map(|image| image.user.clone()).filter(|user| !user.is_empty());
+    match &resolved.spec {
+        spec if spec.sudo => spec.user.clone().or(images).unwrap_or_else(|| "root".into()),
+        _ => ordinary(resolved).to_string(),
+    }
 }
 
 /// Asked every second until the agent answers, and never again: an agent that dies ends its container.
@@ -295,6 +295,37 @@ fn agent_mount(settings: &Settings) -> VolumeMount {
         sub_path: of_image.then(|| "agent".into()),
         ..mount(AGENT_VOLUME, AGENT_DIRECTORY)
     }
+}
+
+fn init_containers(it: &Validated, settings: &Settings) -> Option<Vec<Container>> {
+    let installer = (settings.injection == Injection::InitContainer).then(|| installer(settings));
+    let all: Vec<Container> = installer.into_iter().chain(filler(it, settings)).collect();
+    (!all.is_empty()).then_some(all)
+}
+
+/// Where volumes are while they are filled: not at their own places, which they would hide.
+const FILLED: &str = "/atoll-volumes";
+
+/// Fills new volumes with what the image has at their places. It is the sandbox's own image and rights, before the sandbox.
+fn filler(it: &Validated, settings: &Settings) -> Option<Container> {
+    let sandbox = &it.resolved.spec;
+    let new = |volume: &&volume::Volume| it.claims.get(&volume.name).is_some_and(|claim| claim.new);
+    let new: Vec<&volume::Volume> = sandbox.volumes.iter().filter(new).collect();
+    let pairs = new.iter().flat_map(|volume| [volume.path.clone(), format!("{FILLED}/{}", volume.name)]);
+    let fill = [format!("{AGENT_DIRECTORY}/atoll-agent"), "fill".into(), default_user(&it.resolved)];
+    let mounts = new.iter().map(|volume| mount(&volume.name, &format!("{FILLED}/{}", volume.name)));
+    (!new.is_empty()).then(|| Container {
+        name: "fill".into(),
+        // What it says in the end is why the pod does not start.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        image: Some(image(&it.resolved)),
+        image_pull_policy: Some("IfNotPresent".into()),
+        command: Some(fill.into_iter().chain(pairs).collect()),
+        resources: Some(resources(&it.resolved)),
+        security_context: Some(security(sandbox.sudo)),
+        volume_mounts: Some([agent_mount(settings)].into_iter().chain(mounts).collect()),
+        ..Container::default()
+    })
 }
 
 /// Copies the agent where the node's runtime cannot mount an image. It has no rights at all.

@@ -1,9 +1,14 @@
-//! Copies what is in one directory into another, empty one, with owners, modes, times and links. Nobody else may change
-//! either meanwhile. It must not know what is copied.
+//! Copies what is in one directory into another, empty one, with owners, modes, times and links: how a new volume begins
+//! with what an image has at its place, from outside a sandbox and from inside. Nobody else may change either meanwhile. It must
+//! not know what is copied.
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, mkdirat,
-    mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+use rustix::{
+    fs::{
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat,
+        mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    },
+    io::Errno,
+    process::geteuid,
 };
 use std::{
     ffi::CStr,
@@ -16,7 +21,10 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Copies everything in `from`. Devices and sockets are left out: nobody inside could make the ones, and the others lead
-/// nowhere without their program.
+/// nowhere without their program. Who is not root leaves out what they may not read, and owns what they copied.
+///
+/// # Errors
+/// As the first step that fails. What was copied before stays.
 pub fn contents(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     for entry in Dir::read_from(from)? {
         let entry = entry?;
@@ -33,11 +41,15 @@ fn one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> 
     let kind = FileType::from_raw_mode(found.st_mode);
     match kind {
         FileType::Directory => {
+            let Some(source) = readable(openat(from, name, DIRECTORY, Mode::empty()))? else { return Ok(()) };
             mkdirat(to, name, Mode::RWXU)?;
-            let open = |at| openat(at, name, DIRECTORY, Mode::empty());
-            contents(open(from)?.as_fd(), open(to)?.as_fd())?;
+            contents(source.as_fd(), openat(to, name, DIRECTORY, Mode::empty())?.as_fd())?;
         }
-        FileType::RegularFile => file(from, to, name)?,
+        FileType::RegularFile => {
+            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+            let Some(source) = readable(openat(from, name, flags, Mode::empty()))? else { return Ok(()) };
+            file(source, to, name)?;
+        }
         FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
         FileType::Fifo => mknodat(to, name, FileType::Fifo, Mode::RWXU, 0)?,
         _ => return Ok(()),
@@ -45,10 +57,16 @@ fn one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> 
     keep(to, name, &found, kind)
 }
 
-fn file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let source: OwnedFd = openat(from, name, flags | OFlags::RDONLY, Mode::empty())?;
-    let made = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+/// What was opened, unless whoever asked may not read it.
+fn readable(opened: rustix::io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Err(Errno::ACCESS) => Ok(None),
+        opened => Ok(Some(opened?)),
+    }
+}
+
+fn file(source: OwnedFd, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let made = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let target: OwnedFd = openat(to, name, made, Mode::RUSR | Mode::WUSR)?;
     io::copy(&mut File::from(source), &mut File::from(target)).map(drop)
 }
@@ -56,7 +74,10 @@ fn file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()>
 /// The owner goes first: a change of it takes setuid away.
 fn keep(to: BorrowedFd<'_>, name: &CStr, found: &Stat, kind: FileType) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
-    chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    match chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::PERM) if !geteuid().is_root() => {}
+        changed => changed?,
+    }
     if kind != FileType::Symlink {
         chmodat(to, name, Mode::from_raw_mode(found.st_mode & 0o7777), AtFlags::empty())?;
     }
