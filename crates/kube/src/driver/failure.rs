@@ -81,7 +81,9 @@ pub fn plain(error: RequestError) -> DriverError {
 pub fn failed(reason: &Reason) -> DriverError {
     let message = reason.message.clone();
     match reason.code.as_str() {
-        "quota_exceeded" | "unschedulable" | "node_lost" => DriverError::Exhausted(message),
+        "quota_exceeded" | "unschedulable" | "volume_not_filled" | "node_lost" => {
+            DriverError::Exhausted(message)
+        }
         "volume_in_use" | "id_taken" | "name_in_use" => DriverError::InUse(message),
         "invalid" | "not_admitted" => DriverError::Invalid(message),
         code if code.starts_with("image_") || code.starts_with("registry_") => {

@@ -15,6 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
+use super::build::FILL;
 use super::context::Note;
 use crate::crd::{DesiredState, Phase, Reason, SandboxStatus, Transition, condition};
 
@@ -144,8 +145,20 @@ fn state(pod: &Pod) -> Option<ContainerState> {
     states.iter().find(|state| !through(state)).or(states.last()).cloned()
 }
 
+/// What the container that fills new volumes said when it could not. It is tried again and again.
+fn not_filled(pod: &Pod) -> Option<Observed> {
+    let fill = pod.status.as_ref()?.init_container_statuses.as_ref()?.iter().find(|it| it.name == FILL)?;
+    let ends =
+        [fill.state.clone(), fill.last_state.clone()].into_iter().filter_map(|state| state?.terminated);
+    let why = ends.filter(|end| end.exit_code != 0).find_map(|end| end.message)?;
+    Some(Observed::new(Phase::Failed, "volume_not_filled", why.trim().trim_start_matches("atoll-agent: ")))
+}
+
 /// A pod on its way.
 fn coming(pod: &Pod) -> Observed {
+    if let Some(failed) = not_filled(pod) {
+        return failed;
+    }
     let conditions = pod.status.as_ref().and_then(|it| it.conditions.clone()).unwrap_or_default();
     let unscheduled = conditions.iter().find(|it| it.type_ == "PodScheduled" && it.status == "False");
     if let Some(it) = unscheduled {
@@ -446,6 +459,25 @@ mod tests {
             (Phase::Creating, "evicted", true)
         );
         assert_eq!(told("FailedMount: once").reason.code, DIED);
+    }
+
+    #[test]
+    fn a_volume_that_cannot_be_filled_says_why() {
+        let said =
+            "atoll-agent: what the image has at /home/user cannot be copied into its volume: no space\n";
+        let end = json!({ "terminated": { "exitCode": 1, "message": said } });
+        for (state, last) in
+            [(json!({ "waiting": { "reason": "CrashLoopBackOff" } }), end.clone()), (end, json!({}))]
+        {
+            let fill = json!([{ "name": FILL, "image": "", "imageID": "", "ready": false, "restartCount": 1, "state": state, "lastState": last }]);
+            let it = pod(json!({ "phase": "Pending", "initContainerStatuses": fill }));
+            let seen = observe(Some(&it), DesiredState::Running, false);
+            assert_eq!((seen.phase, seen.reason.code.as_str()), (Phase::Failed, "volume_not_filled"));
+            assert_eq!(
+                seen.reason.message,
+                "what the image has at /home/user cannot be copied into its volume: no space"
+            );
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     names::{ATOLL, EGRESS, ID, MANAGED_BY, NAME, OBJECT, OWNER_LABEL, SANDBOX, TENANT},
 };
 
-pub use pod::cpu_request;
+pub use pod::{FILL, cpu_request};
 pub use routes::{host, resource as ingress_route};
 
 /// What is the same for all sandboxes and not the administrator's word.

@@ -303,6 +303,8 @@ fn init_containers(it: &Validated, settings: &Settings) -> Option<Vec<Container>
     (!all.is_empty()).then_some(all)
 }
 
+/// Name of the container that fills new volumes.
+pub const FILL: &str = "fill";
 /// Where volumes are while they are filled: not at their own places, which they would hide.
 const FILLED: &str = "/atoll-volumes";
 
@@ -315,7 +317,7 @@ fn filler(it: &Validated, settings: &Settings) -> Option<Container> {
     let fill = [format!("{AGENT_DIRECTORY}/atoll-agent"), "fill".into(), default_user(&it.resolved)];
     let mounts = new.iter().map(|volume| mount(&volume.name, &format!("{FILLED}/{}", volume.name)));
     (!new.is_empty()).then(|| Container {
-        name: "fill".into(),
+        name: FILL.into(),
         // What it says in the end is why the pod does not start.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         image: Some(image(&it.resolved)),
