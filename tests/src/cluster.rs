@@ -249,9 +249,8 @@ impl Cluster {
 
     fn push(&self, name: &str, root_of_image: &Path) -> Result<String> {
         let registry = self.var("ATOLL_CLUSTER_REGISTRY")?;
-        let cluster = self.own.clone().unwrap_or_else(|| "atoll-cluster".into());
         let tool = root().join("tests/cluster/image");
-        run(self.command(tool).args(["--name", &cluster, name]).arg(root_of_image))?;
+        run(self.command(tool).args(["--name", self.var("ATOLL_CLUSTER")?, name]).arg(root_of_image))?;
         Ok(format!("{registry}/{name}"))
     }
 
@@ -274,6 +273,21 @@ impl Cluster {
     pub fn apply_text(&self, text: &str) -> Result<String> {
         let path = self.written(text)?;
         self.kubectl(&["apply", "-f", &path.to_string_lossy()])
+    }
+
+    /// Pushes the image that stories run, under the name that it has on one machine.
+    ///
+    /// # Errors
+    /// When it cannot be made, or the registry does not take it.
+    pub fn push_base(&self) -> Result<()> {
+        let tool = root().join("tests/cluster/base");
+        let name = self.var("ATOLL_CLUSTER")?;
+        run(self.command(tool).env("ATOLL_BIN", binary()?).args(["--name", name])).map(drop)
+    }
+
+    /// What whoever speaks to it needs in its environment.
+    pub fn env(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Installs the definitions of our objects, and makes the platform's namespace and a tenant's.
@@ -301,6 +315,18 @@ impl Cluster {
             .map(drop)
     }
 
+    /// The key that requests to agents are signed with, in a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn agent_key(&self) -> Result<PathBuf> {
+        let key = self.work.path().join("agent.key");
+        if !key.exists() {
+            std::fs::write(&key, [7; 32])?;
+        }
+        Ok(key)
+    }
+
     /// Starts an operator on this machine.
     ///
     /// # Errors
@@ -323,6 +349,7 @@ impl Cluster {
         if let (Ok(registry), Ok(host)) = (self.var("ATOLL_CLUSTER_REGISTRY"), self.var("ATOLL_CLUSTER_HOST"))
         {
             command.args(["--registry-insecure", registry, "--platform-cidr", host]);
+            command.args(["--default-registry", registry]);
         }
         let child = command.args(more).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
         Ok(Operator { child, log })

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod guest;
 pub mod host;
 pub mod http;
+pub mod on_cluster;
 pub mod place;
 pub mod registry;
 pub mod runner;

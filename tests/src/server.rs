@@ -3,17 +3,25 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use atoll_client::Client;
-use atoll_proto::api::{CreateSandbox, ExecRequest, ExecResponse, Sandbox};
+use atoll_proto::api::{CreateSandbox, ExecRequest, ExecResponse, Sandbox, TemplateSpec, Volume};
 use futures::TryStreamExt;
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::{cli::Cli, host, http::Http, place::Place};
+use crate::{
+    Skip,
+    cli::Cli,
+    host,
+    http::Http,
+    on_cluster::{self, OnCluster},
+    place::Place,
+};
 
 /// Longest wait for a server to be ready or to end. A guard, not a measure.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +59,14 @@ impl Options {
         let args = ["--storage", "ext4"].map(str::to_owned).to_vec();
         Self { without_btrfs: true, args, ..Self::default() }
     }
+
+    /// The cluster for such a server.
+    fn on_cluster(&self) -> Result<Arc<OnCluster>> {
+        if self.without_btrfs || self.in_memory || self.as_installed {
+            return Err(Skip("a cluster has no disk of ours".into()).into());
+        }
+        OnCluster::open()
+    }
 }
 
 /// A server and its directory.
@@ -64,6 +80,8 @@ pub struct Server {
     /// Disk of sandboxes that name none.
     disk: Option<&'static str>,
     before: host::Snapshot,
+    /// Where its sandboxes are, when it is not this machine.
+    ground: Option<Arc<OnCluster>>,
 }
 
 fn free_address() -> Result<SocketAddr> {
@@ -76,11 +94,13 @@ impl Server {
     /// # Errors
     /// It ended, or was not ready in time: with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
+        let ground = if on_cluster::is_asked()? { Some(options.on_cluster()?) } else { None };
         if options.without_btrfs && !options.in_memory && !Place::keeps_images()? {
             Box::pin(Self::start(Options::default())).await?.close().await?;
         }
         let place = match &options {
             Options { bare: true, .. } => Place::bare()?,
+            _ if ground.is_some() => Place::bare()?,
             Options { in_memory: true, .. } => Place::in_memory()?,
             Options { without_btrfs: true, .. } => Place::with_copied_images()?,
             Options { as_installed: true, .. } => Place::as_installed()?,
@@ -89,10 +109,11 @@ impl Server {
         let before = host::Snapshot::take()?;
         let listen = options.listen.map_or_else(free_address, Ok)?;
         let disk = options.without_btrfs.then_some(SMALL_DISK);
-        let mut server =
-            Self { child: None, place, listen, args: options.args, env: options.env, disk, before };
+        let more = ground.as_ref().map(|ground| ground.arguments()).transpose()?.unwrap_or_default();
+        let args = options.args.into_iter().chain(more).collect();
+        let mut server = Self { child: None, place, listen, args, env: options.env, disk, before, ground };
         server.launch().await?;
-        if !options.bare && !options.in_memory {
+        if !options.bare && !options.in_memory && server.ground.is_none() {
             server.provision().await?;
         }
         Ok(server)
@@ -141,10 +162,25 @@ impl Server {
         let mut command = Command::new(crate::binary()?);
         command.arg("serve").arg("--data").arg(self.data());
         command.args(["--listen", &self.listen.to_string()]).args(&self.args);
+        command.envs(self.ground.iter().flat_map(|ground| ground.cluster().env()));
         command.envs(self.env.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())
+    }
+
+    /// The cluster below it, where stories run on one.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&crate::Cluster> {
+        self.ground.as_ref().map(|ground| ground.cluster())
+    }
+
+    /// For a case of one machine alone.
+    ///
+    /// # Errors
+    /// [`Skip`] with that reason, where stories run on a cluster.
+    pub fn needs_one_machine(&self, because: &str) -> Result<()> {
+        self.ground.as_ref().map_or(Ok(()), |_| Err(Skip(format!("on a cluster {because}")).into()))
     }
 
     /// Its directory.
@@ -233,9 +269,10 @@ impl Server {
     /// The body of a request for a sandbox of the base image.
     #[must_use]
     pub fn ask(&self) -> serde_json::Value {
-        match self.disk {
-            Some(disk) => serde_json::json!({"image": IMAGE, "disk": disk}),
-            None => serde_json::json!({"image": IMAGE}),
+        match (self.disk, &self.ground) {
+            (Some(disk), _) => serde_json::json!({"image": IMAGE, "disk": disk}),
+            (None, Some(_)) => serde_json::json!({"image": IMAGE, "requests": on_cluster::little()}),
+            (None, None) => serde_json::json!({"image": IMAGE}),
         }
     }
 
@@ -256,7 +293,30 @@ impl Server {
             ask.image = Some(IMAGE.into());
         }
         ask.disk = ask.disk.or_else(|| self.disk.map(str::to_owned));
+        if self.ground.is_some() && ask.template.is_none() && ask.requests.is_none() {
+            ask.requests = on_cluster::little();
+        }
         Ok(self.client()?.sandboxes().create(&ask).await?)
+    }
+
+    /// Makes a sandbox of the base image whose home outlives its processes: on a cluster, on a volume.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub async fn create_keeping(&self) -> Result<Sandbox> {
+        if self.ground.is_none() {
+            return self.create().await;
+        }
+        let home = Volume { path: "/home/user".into(), size: Some("64Mi".into()) };
+        let template = TemplateSpec {
+            image: IMAGE.into(),
+            volumes: [("home".to_owned(), home)].into(),
+            requests: on_cluster::little(),
+            ..TemplateSpec::default()
+        };
+        self.client()?.put_template("keeping", &template).await?;
+        let (template, owner) = (Some("keeping".to_owned()), Some(crate::unique("keeper")));
+        self.create_with(CreateSandbox { template, owner, ..CreateSandbox::default() }).await
     }
 
     /// Runs a command in a sandbox, to its end.
@@ -363,6 +423,9 @@ impl Server {
         }
         self.clear().await?;
         self.stop().await?;
+        if let Some(ground) = &self.ground {
+            return ground.is_empty().await;
+        }
         let marks = host::marks(self.data());
         self.destroy()?;
         let before = self.before.clone();
@@ -405,7 +468,10 @@ impl Drop for Server {
             // What fails here is seen by whoever looks at the host next; there is nobody to tell.
             let _ = child.kill();
             let _ = child.wait();
-            let _ = self.destroy();
+            let _ = match &self.ground {
+                Some(ground) => ground.sweep(),
+                None => self.destroy(),
+            };
         }
     }
 }

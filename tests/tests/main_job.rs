@@ -194,7 +194,8 @@ async fn logs_follow(server: &Server) -> Result<()> {
     .await?;
     server.delete(&id).await?;
     let followed = follow.wait_with_output().await?;
-    ensure!(followed.stdout == b"first\nsecond\n", "{followed:?}");
+    // Where it is given time to end, the agent tells how it did.
+    ensure!(followed.stdout.starts_with(b"first\nsecond\n"), "{followed:?}");
     Ok(())
 }
 
@@ -220,11 +221,16 @@ async fn short_ids(server: &Server) -> Result<()> {
 async fn json_everywhere(server: &Server) -> Result<()> {
     let cli = server.cli()?;
     let sandbox = server.create().await?;
+    let images = match server.cluster() {
+        // The nodes' affair there.
+        Some(_) => (&["templates", "ls"][..], ""),
+        None => (&["images", "ls"][..], "digest"),
+    };
     for (args, has) in [
+        images,
         (&["ls"][..], "id"),
         (&["get", &sandbox.id], "id"),
         (&["usage", &sandbox.id], "memory_bytes"),
-        (&["images", "ls"], "digest"),
         (&["templates", "ls"], ""),
         (&["keys", "ls"], "role"),
         (&["version"], "version"),
@@ -250,7 +256,10 @@ async fn pause_and_resume(server: &Server) -> Result<()> {
     let used = async || Ok::<_, anyhow::Error>(server.client()?.sandbox(&sandbox.id).usage().await?.cpu_us);
     let before = used().await?;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    ensure!(used().await? == before, "a paused sandbox used the processor");
+    // On a cluster the agent, who tells it, is counted as well.
+    let most = if server.cluster().is_some() { 50_000 } else { 0 };
+    let more = used().await? - before;
+    ensure!(more <= most, "a paused sandbox used the processor for {more} us");
     cli.output(&["resume", &sandbox.id]).await?;
     let first: u64 = server.output(&sandbox.id, &["cat", "/tmp/count"]).await?.parse().unwrap_or(0);
     wait_until("it goes on counting", async || {
@@ -263,7 +272,7 @@ async fn pause_and_resume(server: &Server) -> Result<()> {
 
 async fn stop_and_start(server: &Server) -> Result<()> {
     let cli = server.cli()?;
-    let sandbox = server.create().await?;
+    let sandbox = server.create_keeping().await?;
     server.output(&sandbox.id, &["sh", "-c", "echo kept >/home/user/note"]).await?;
     cli.output(&["stop", &sandbox.id]).await?;
     let stopped = cli.json(&["get", &sandbox.id]).await?;
@@ -287,10 +296,13 @@ async fn templates(server: &Server) -> Result<()> {
     std::fs::write(&file, "name = \"story\"\nimage = \"base\"\n[env]\nWHO = \"two\"\n")?;
     cli.output(&["templates", "apply", "-f", &path]).await?;
     let newest = cli.output(&["run", "story", "--", "sh", "-c", "echo $WHO"]).await?;
-    let first = cli
-        .output(&["run", "--template", "story", "--template-version", "1", "--", "sh", "-c", "echo $WHO"])
-        .await?;
-    ensure!((newest.as_str(), first.as_str()) == ("two", "one"), "{newest} {first}");
+    let of_first = ["run", "--template", "story", "--template-version", "1", "--", "sh", "-c", "echo $WHO"];
+    let first = cli.run(&of_first).await?;
+    match server.cluster() {
+        Some(_) => ensure!(first.code == 125 && first.stderr.contains("only the newest"), "{first:?}"),
+        None => ensure!(first.stdout == "one\n", "{first:?}"),
+    }
+    ensure!(newest == "two", "{newest}");
     cli.output(&["templates", "rm", "story"]).await?;
     let gone = cli.run(&["templates", "get", "story"]).await?;
     ensure!(gone.code == 1 && gone.stderr.contains("story"), "{gone:?}");
@@ -329,7 +341,11 @@ async fn doctor(server: &Server) -> Result<()> {
     let told = server.cli()?.run(&["doctor", "-o", "json"]).await?;
     ensure!(serde_json::from_str::<Value>(&told.stdout)?.is_array(), "{told:?}");
     let checks = server.client()?.doctor().await?.checks;
-    for about in ["kernel", "control groups", "overlayfs", "namespaces", "nftables", "disk"] {
+    let abouts: &[&str] = match server.cluster() {
+        Some(_) => &["definitions", "rights", "operator", "tenant", "runtimes"],
+        None => &["kernel", "control groups", "overlayfs", "namespaces", "nftables", "disk"],
+    };
+    for about in abouts {
         let told = checks.iter().any(|check| check.name.to_lowercase().contains(about));
         ensure!(told, "doctor does not tell of {about}: {checks:#?}");
     }
@@ -349,8 +365,7 @@ async fn helpful_errors(server: &Server) -> Result<()> {
 
 async fn create_streamed(server: &Server) -> Result<()> {
     let request = server.http()?.request(Method::POST, "/api/v1/sandboxes");
-    let response =
-        request.header("Accept", "text/event-stream").json(&json!({"image": "base"})).send().await?;
+    let response = request.header("Accept", "text/event-stream").json(&server.ask()).send().await?;
     ensure!(response.status() == 200 || response.status() == 201, "{}", response.status());
     let text = response.text().await?;
     let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
@@ -361,7 +376,7 @@ async fn create_streamed(server: &Server) -> Result<()> {
 }
 
 async fn create_polled(server: &Server) -> Result<()> {
-    let answer = server.http()?.post("/api/v1/sandboxes?wait=false", json!({"image": "base"})).await?;
+    let answer = server.http()?.post("/api/v1/sandboxes?wait=false", server.ask()).await?;
     ensure!(answer.status == 201 || answer.status == 202, "{answer:?}");
     let id = answer.body["id"].as_str().context("no id")?.to_owned();
     let sandbox = server.client()?.sandbox(&id);
@@ -442,7 +457,7 @@ async fn idempotency(server: &Server) -> Result<()> {
     let ask = |body: Value| {
         http.request(Method::POST, "/api/v1/sandboxes").header("Idempotency-Key", &key).json(&body).send()
     };
-    let (one, two) = tokio::join!(ask(json!({"image": "base"})), ask(json!({"image": "base"})));
+    let (one, two) = tokio::join!(ask(server.ask()), ask(server.ask()));
     let (one, two): (Value, Value) = (one?.json().await?, two?.json().await?);
     ensure!(one["id"].is_string() && one["id"] == two["id"], "{one} {two}");
     let other = ask(json!({"image": "base", "cpu": "1"})).await?;

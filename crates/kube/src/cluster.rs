@@ -1,5 +1,6 @@
 //! The way to the cluster's API server, and what is common to all that it says.
 
+use http::{HeaderValue, header::USER_AGENT};
 use kube::{Client, Config};
 
 /// Why there is none.
@@ -21,6 +22,9 @@ pub async fn connect() -> Result<Client, ClusterError> {
     let mut config = Config::infer().await.map_err(|error| ClusterError::Nowhere(Box::new(error)))?;
     // Whoever asks decides what is tried again: a write whose answer was lost may have been made.
     config.default_retry = false;
+    // Audit logs tell by it who asked.
+    let agent = HeaderValue::from_static(concat!("atoll/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
     Client::try_from(config).map_err(|error| ClusterError::Unusable(Box::new(error)))
 }
 

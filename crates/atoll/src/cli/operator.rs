@@ -34,6 +34,9 @@ pub struct Operator {
     /// Take only images that begin so; `{tenant}` is the tenant; repeatable
     #[arg(long, value_name = "PREFIX")]
     pub allowed_image: Vec<String>,
+    /// Take images whose names have no registry from here, with a path where it has one [default: Docker Hub]
+    #[arg(long, value_name = "HOST[:PORT][/PATH]")]
+    pub default_registry: Option<String>,
     /// Speak to this registry without TLS; repeatable
     #[arg(long, value_name = "HOST[:PORT]")]
     pub registry_insecure: Vec<String>,
@@ -121,6 +124,7 @@ impl Operator {
             resolvers: self.resolver.clone(),
             resolver_service: self.resolver_service.clone(),
             allowed_images: self.allowed_image.clone(),
+            default_registry: self.default_registry.clone(),
             insecure_registries: self.registry_insecure.clone(),
             domain: self.domain.clone(),
             routing: match self.routing {

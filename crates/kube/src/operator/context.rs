@@ -28,8 +28,17 @@ use std::{
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{build::Platform, metrics::Metrics, registry::Registry, settings::Settings};
-use crate::{agent::Agents, crd::Sandbox, names::OPERATOR, names::id_of};
+use super::{
+    build::Platform,
+    metrics::Metrics,
+    registry::{ImageAnswer, Registry},
+    settings::Settings,
+};
+use crate::{
+    agent::Agents,
+    crd::{ImageMeta, Sandbox},
+    names::{OPERATOR, id_of},
+};
 
 /// The shortest and the longest wait after failed looks.
 const SOONEST: Duration = Duration::from_millis(500);
@@ -47,8 +56,7 @@ pub struct Context {
     pub settings: Settings,
     /// Speaks to agents.
     pub agents: Agents,
-    /// Asks registries.
-    pub registry: Registry,
+    registry: Registry,
     /// Publishes events.
     pub recorder: Recorder,
     /// Counts.
@@ -105,6 +113,14 @@ impl Context {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its registry says about an image, by the name that was given.
+    pub async fn image(&self, reference: &str) -> ImageAnswer {
+        match self.registry.resolve(&self.settings.image(reference)).await {
+            ImageAnswer::Found(meta) => ImageAnswer::Found(ImageMeta { reference: reference.into(), ..meta }),
+            other => other,
+        }
     }
 
     /// How long to wait after one more failed look at an object: twice as long each time, within bounds.

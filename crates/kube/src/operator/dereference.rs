@@ -229,7 +229,7 @@ async fn image(
     let known = template.and_then(|it| it.status.clone()?.image).filter(|image| image.reference == reference);
     match known {
         Some(image) => Some(ImageAnswer::Found(image)),
-        None => Some(context.registry.resolve(&reference).await),
+        None => Some(context.image(&reference).await),
     }
 }
 

@@ -79,7 +79,7 @@ impl Registry {
         Self { secure, insecure: open, plain: insecure, known: Mutex::default() }
     }
 
-    /// Asks about an image, unless the answer is known.
+    /// Asks about an image by its full name, unless the answer is known.
     pub async fn resolve(&self, reference: &str) -> ImageAnswer {
         if let Some(answer) = self.remembered(reference) {
             return answer;

@@ -1,6 +1,9 @@
 //! What whoever starts the operator decides.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use atoll_core::{network::Cidr, request::Capacity, template::TemplateSpec};
 
@@ -64,6 +67,9 @@ pub struct Settings {
     pub resolver_service: Option<String>,
     /// Images must begin with one of these, in which `{tenant}` is the tenant; all images when there is none.
     pub allowed_images: Vec<String>,
+    /// The registry of images whose names have none, with a path where it has one: `registry.example/mirror`. The nodes'
+    /// own choice, Docker Hub, when there is none.
+    pub default_registry: Option<String>,
     /// Registries that may be spoken to without TLS.
     pub insecure_registries: Vec<String>,
     /// The domain below which sandboxes have host names.
@@ -91,4 +97,36 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Who this is among the operator's replicas: the pod's name.
     pub identity: String,
+}
+
+impl Settings {
+    /// The image as nodes are asked for it: with a registry.
+    #[must_use]
+    pub fn image<'a>(&self, reference: &'a str) -> Cow<'a, str> {
+        match &self.default_registry {
+            Some(registry) if !names_registry(reference) => Cow::Owned(format!("{registry}/{reference}")),
+            _ => Cow::Borrowed(reference),
+        }
+    }
+}
+
+/// As Docker reads references: what stands before the first slash is a registry when it could not be a part of a name.
+fn names_registry(reference: &str) -> bool {
+    let first = reference.split_once('/').map_or("", |(first, _)| first);
+    first == "localhost" || first.contains(['.', ':'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_are_told_from_names() {
+        for name in ["localhost/a", "r:5000/a/b:1", "r.example/a@sha256:0"] {
+            assert!(names_registry(name), "{name}");
+        }
+        for name in ["base", "base:1.2", "team/app:1.2", "team/app@sha256:0"] {
+            assert!(!names_registry(name), "{name}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub async fn reconcile(template: Arc<SandboxTemplate>, context: Arc<Context>) -> Result<Action, Problem> {
     let answer = match verdict(&template) {
         Err(why) => (None, false, "Invalid", why),
-        Ok(image) => judged(context.registry.resolve(&image).await),
+        Ok(image) => judged(context.image(&image).await),
     };
     let (image, ready, reason, message) = answer;
     let wait = if reason == "RegistrySilent" { SOON } else { AGAIN };

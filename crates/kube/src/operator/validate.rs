@@ -143,7 +143,7 @@ fn first(sandbox: &Sandbox, tenant: &str, found: &Found, settings: &Settings) ->
     }
     let around = Surroundings { tenant, strict: found.strict, capacity: settings.capacity };
     let mut resolved = convert::resolve(sandbox, found.template.as_ref(), &around)?;
-    check_image(&resolved.spec.image, tenant, settings)?;
+    check_image(&settings.image(&resolved.spec.image), tenant, settings)?;
     match &found.image {
         Some(ImageAnswer::Missing(why)) => return Err(Refusal::new("image_not_found", why.clone())),
         Some(ImageAnswer::Found(image)) => resolved.image = Some(image.clone()),

@@ -143,10 +143,11 @@ fn container(it: &Validated, settings: &Settings, platform: &Platform) -> Contai
         "--log-fd",
         "1",
     ];
+    let digest = it.resolved.image.as_ref().map_or("", |image| &image.digest);
     let mounts = sandbox.volumes.iter().map(|it| mount(&it.name, &it.path));
     Container {
         name: text(CONTAINER),
-        image: Some(image(&it.resolved)),
+        image: Some(pinned(&settings.image(&sandbox.image), digest)),
         image_pull_policy: Some(text(pull_policy(&it.resolved))),
         command: Some(command.map(text).to_vec()),
         env: Some(vec![EnvVar { name: text(CONFIG), value: Some(config(&it.resolved)), value_from: None }]),
@@ -164,11 +165,10 @@ const CONTAINER: &str = "sandbox";
 const CONFIG: &str = "ATOLL_CONFIG";
 
 /// By digest, where the registry was asked; then a tag that is moved changes nothing.
-fn image(resolved: &Resolved) -> String {
-    let reference = &resolved.spec.image;
-    let digest =
-        resolved.image.as_ref().map(|image| image.digest.as_str()).filter(|digest| !digest.is_empty());
-    let Some(digest) = digest.filter(|_| !reference.contains('@')) else { return reference.clone() };
+fn pinned(reference: &str, digest: &str) -> String {
+    if digest.is_empty() || reference.contains('@') {
+        return reference.to_owned();
+    }
     let tagged = reference.rfind(':').filter(|colon| !reference[*colon..].contains('/'));
     format!("{}@{digest}", &reference[..tagged.unwrap_or(reference.len())])
 }
@@ -378,12 +378,6 @@ mod tests {
 
     #[test]
     fn images_are_pinned() {
-        let pinned = |reference: &str, digest: &str| {
-            let mut spec = atoll_core::testing::sandbox(1).spec;
-            spec.image = reference.into();
-            let meta = ImageMeta { digest: digest.into(), ..ImageMeta::default() };
-            image(&Resolved { spec, deadline: None, pod: Default::default(), image: Some(meta) })
-        };
         assert_eq!(pinned("r:5000/a/b:1", "sha256:0"), "r:5000/a/b@sha256:0");
         assert_eq!(pinned("r:5000/a/b", "sha256:0"), "r:5000/a/b@sha256:0");
         assert_eq!(pinned("b:1", "sha256:0"), "b@sha256:0");
