@@ -19,6 +19,7 @@ pub struct Metrics {
     pub disk_used_bytes: u64,
     pub disk_total_bytes: u64,
     pub pids: u32,
+    pub memory_peak_bytes: u64,
 }
 
 /// Measures.
@@ -36,6 +37,11 @@ pub fn measure(config: &AgentConfig) -> Metrics {
         disk_used_bytes,
         disk_total_bytes,
         pids: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+        memory_peak_bytes: number([
+            "/sys/fs/cgroup/memory.peak",
+            "/sys/fs/cgroup/memory/memory.max_usage_in_bytes",
+        ])
+        .unwrap_or(0),
     }
 }
 

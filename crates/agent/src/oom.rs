@@ -2,7 +2,10 @@
 //! A hint either way; who is outside knows better.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 const MACHINE: &str = "/proc/vmstat";
 
@@ -10,6 +13,7 @@ const MACHINE: &str = "/proc/vmstat";
 pub struct OomWatch {
     file: PathBuf,
     last: Mutex<u64>,
+    blamed: AtomicU64,
 }
 
 impl OomWatch {
@@ -17,7 +21,7 @@ impl OomWatch {
         let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let file = files(&membership).into_iter().find(|file| count(file).is_some());
         let file = file.unwrap_or_else(|| MACHINE.into());
-        Self { last: Mutex::new(count(&file).unwrap_or(0)), file }
+        Self { last: Mutex::new(count(&file).unwrap_or(0)), file, blamed: AtomicU64::new(0) }
     }
 
     /// A command begins: on a machine that many share, only what happens from now on can be its doing.
@@ -27,8 +31,21 @@ impl OomWatch {
         }
     }
 
+    /// Whether a command that was killed just now was killed for want of memory.
+    pub fn is_to_blame(&self) -> bool {
+        let grown = self.has_grown();
+        self.blamed.fetch_add(u64::from(grown), Relaxed);
+        grown
+    }
+
+    /// How often in all: what the control group counted, else how many commands it was blamed for.
+    pub fn kills(&self) -> u64 {
+        let own = (self.file.as_os_str() != MACHINE).then(|| count(&self.file)).flatten();
+        own.unwrap_or_else(|| self.blamed.load(Relaxed))
+    }
+
     /// Whether the kernel killed since the last call.
-    pub fn has_grown(&self) -> bool {
+    fn has_grown(&self) -> bool {
         let now = count(&self.file).unwrap_or(0);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let grown = now > *last;

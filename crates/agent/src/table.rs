@@ -176,7 +176,7 @@ impl Table {
     pub fn reaped(self: &Arc<Self>, pid: i32, status: Option<i32>, signal: Option<i32>) {
         let Some(process) = self.by_pid(pid) else { return };
         let suspicious = process.was_killed_by_others(signal) || status == Some(128 + libc::SIGKILL);
-        process.ended(status, signal, suspicious && self.oom.has_grown());
+        process.ended(status, signal, suspicious && self.oom.is_to_blame());
         self.touch();
         self.forget_later(process);
     }
@@ -207,6 +207,11 @@ impl Table {
     }
 
     /// Something was asked of the sandbox.
+    /// How often the kernel killed for want of memory, as far as that can be seen.
+    pub fn oom_kills(&self) -> u64 {
+        self.oom.kills()
+    }
+
     pub fn touch(&self) {
         self.last_activity.store(now_ms(), Ordering::Relaxed);
     }

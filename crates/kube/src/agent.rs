@@ -55,9 +55,12 @@ pub struct Metrics {
     /// Bytes of memory.
     #[serde(deserialize_with = "number")]
     pub memory_bytes: u64,
-    /// Bytes of disk.
+    /// Most bytes of memory so far; 0 where the kernel does not tell it.
     #[serde(deserialize_with = "number")]
-    pub disk_used_bytes: u64,
+    pub memory_peak_bytes: u64,
+    /// Processes that were killed for want of memory.
+    #[serde(deserialize_with = "number")]
+    pub oom_kills: u64,
     /// Processes.
     pub pids: u64,
 }

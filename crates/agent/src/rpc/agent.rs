@@ -50,6 +50,8 @@ impl Agent for AgentService {
             disk_used_bytes: now.disk_used_bytes,
             disk_total_bytes: now.disk_total_bytes,
             pids: now.pids,
+            memory_peak_bytes: now.memory_peak_bytes,
+            oom_kills: self.0.table.oom_kills(),
             ..Default::default()
         })
     }

@@ -117,7 +117,7 @@ impl Driver for KubeDriver {
 }
 
 impl Inner {
-    /// What the agent says: a hint. One that does not run uses nothing.
+    /// What the agent says: a hint. One that does not run uses nothing. What it sees of the disk is the node's.
     async fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
         let seen = self.get(id)?;
         let Some(address) = seen.address.filter(|_| seen.phase().is_live()) else {
@@ -128,10 +128,10 @@ impl Inner {
         Ok(Usage {
             cpu_us: said.cpu_micros,
             memory: said.memory_bytes,
-            memory_peak: said.memory_bytes,
-            disk: (said.disk_used_bytes > 0).then_some(said.disk_used_bytes),
+            memory_peak: said.memory_peak_bytes.max(said.memory_bytes),
+            disk: None,
             pids: said.pids,
-            oom_kills: 0,
+            oom_kills: said.oom_kills,
         })
     }
 }
