@@ -423,6 +423,12 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it on the spot.
     ///
     /// # Errors

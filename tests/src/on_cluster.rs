@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::{Cluster, cluster::Operator, server::wait_until};
 
 /// Tenants whose namespaces stories use.
-const TENANTS: [&str; 2] = ["default", "elsewhere"];
+const TENANTS: [&str; 3] = ["default", "elsewhere", "theirs"];
 
 /// A cluster with an operator that the servers of one process share.
 #[derive(Debug)]
 pub struct OnCluster {
     cluster: Cluster,
-    _operator: Operator,
+    operator: Operator,
 }
 
 static OPEN: Mutex<Weak<OnCluster>> = Mutex::new(Weak::new());
@@ -59,13 +59,19 @@ impl OnCluster {
         cluster.push_base()?;
         let agent = cluster.push_agent()?;
         let operator = cluster.operator(&agent, "stories", &["--domain", "localhost"])?;
-        Ok(Self { cluster, _operator: operator })
+        Ok(Self { cluster, operator })
     }
 
     /// The cluster.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// The operator's process.
+    #[must_use]
+    pub fn operator(&self) -> u32 {
+        self.operator.pid()
     }
 
     /// What a server is told in addition.

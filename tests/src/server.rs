@@ -44,6 +44,8 @@ pub struct Options {
     pub without_btrfs: bool,
     /// With records on whatever file system the machine has, as where a server made its own disk.
     pub as_installed: bool,
+    /// On a cluster, whatever ATOLL_TEST_DRIVER says.
+    pub on_cluster: bool,
     /// More arguments of `atoll serve`.
     pub args: Vec<String>,
     /// More variables of its environment.
@@ -61,7 +63,7 @@ impl Options {
     }
 
     /// The cluster for such a server.
-    fn on_cluster(&self) -> Result<Arc<OnCluster>> {
+    fn cluster(&self) -> Result<Arc<OnCluster>> {
         if self.without_btrfs || self.in_memory || self.as_installed {
             return Err(Skip("a cluster has no disk of ours".into()).into());
         }
@@ -94,7 +96,8 @@ impl Server {
     /// # Errors
     /// It ended, or was not ready in time: with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
-        let ground = if on_cluster::is_asked()? { Some(options.on_cluster()?) } else { None };
+        let ground =
+            if options.on_cluster || on_cluster::is_asked()? { Some(options.cluster()?) } else { None };
         if options.without_btrfs && !options.in_memory && !Place::keeps_images()? {
             Box::pin(Self::start(Options::default())).await?.close().await?;
         }
@@ -205,6 +208,12 @@ impl Server {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// The process of the operator below it, where there is one.
+    #[must_use]
+    pub fn operator(&self) -> Option<u32> {
+        self.ground.as_ref().map(|ground| ground.operator())
     }
 
     /// The admin key; none when it asks nobody for one.
@@ -480,15 +489,27 @@ impl Drop for Server {
 ///
 /// # Errors
 /// It is not so after a minute.
-pub async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub async fn wait_until(what: &str, is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    wait_until_within(PATIENCE, what, is_so).await
+}
+
+/// As [`wait_until`], with another patience.
+///
+/// # Errors
+/// It is not so after that time.
+pub async fn wait_until_within(
+    patience: Duration,
+    what: &str,
+    mut is_so: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
     let begun = Instant::now();
     loop {
         let outcome = is_so().await;
         if matches!(outcome, Ok(true)) {
             return Ok(());
         }
-        if begun.elapsed() > PATIENCE {
-            return outcome.and_then(|_| bail!("after {} s it is not so: {what}", PATIENCE.as_secs()));
+        if begun.elapsed() > patience {
+            return outcome.and_then(|_| bail!("after {} s it is not so: {what}", patience.as_secs()));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

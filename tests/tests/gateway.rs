@@ -383,6 +383,7 @@ async fn parts() -> Result<()> {
     let args = ["--role", "gateway", "--domain", "apps.example.com", "--content-url", "https://{host}"];
     let args = args.map(str::to_owned).to_vec();
     let server = Server::start(Options { bare: true, args, ..Options::default() }).await?;
+    server.needs_one_machine("a gateway has the API's database; tests/deploy has both")?;
     let outside = Outside::new(&server)?;
     for (host, path, status) in [
         ("localhost", "/healthz", 200),

@@ -90,6 +90,20 @@ impl Namespaces {
     }
 }
 
+/// What is said of a claim that another sandbox has.
+#[must_use]
+pub fn held(claim: &str, holder: &str) -> String {
+    format!("volume claim {claim}{HELD_BY}{holder}; delete that one first")
+}
+
+const HELD_BY: &str = " is used by sandbox ";
+
+/// Which sandbox [`held`] speaks of.
+#[must_use]
+pub fn holder_in(message: &str) -> Option<SandboxId> {
+    SandboxId::parse(message.split_once(HELD_BY)?.1.split(';').next()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +118,14 @@ mod tests {
         let first = id_of(&sandbox);
         sandbox.metadata.uid = Some("5f3d".into());
         assert_ne!(id_of(&sandbox), first);
+    }
+
+    #[test]
+    fn whoever_holds_a_claim_is_named() {
+        let message = held("home-alice", "i0123456789abcdefghi");
+        assert_eq!(holder_in(&message).unwrap().as_str(), "i0123456789abcdefghi");
+        assert_eq!(holder_in("volume claim a is used by sandbox nobody; why"), None);
+        assert_eq!(holder_in("no space left"), None);
     }
 
     #[test]

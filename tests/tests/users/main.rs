@@ -12,6 +12,11 @@ fn main() -> ExitCode {
     story("users", async |run: &mut Run| {
         let args = vec!["--runtime-dir".to_owned(), built_runtimes().display().to_string()];
         let mut server = Server::start(Options { args, ..Options::default() }).await?;
+        if server.cluster().is_some() {
+            volumes::on_cluster(run, &mut server).await;
+            run.case("nothing_is_left_behind", server.close()).await;
+            return per_user::all(run).await;
+        }
         volumes::all(run, &mut server, "").await;
         for runtime in ["runc", "youki", "runsc"] {
             volumes::under(run, &server, runtime).await;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use atoll_client::api::{Lifecycle, Phase, TemplateSpec, UserSandbox, Volume};
-use atoll_tests::{Options, Run, Server, http::Http, server::wait_until, unique};
+use atoll_tests::{Options, Run, Server, http::Http, on_cluster::little, server::wait_until, unique};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Everything, on a server that asks nobody for a key.
@@ -35,6 +35,7 @@ fn desktop() -> TemplateSpec {
         start_command: Some(["sudo", "sh", "-c", script].map(str::to_owned).to_vec()),
         ports: BTreeMap::from([("vnc".into(), 6901), ("api".into(), 3000)]),
         volumes: BTreeMap::from([("home".into(), home)]),
+        requests: little(),
         ..TemplateSpec::default()
     }
 }
@@ -112,7 +113,10 @@ async fn moves(server: &Server) -> Result<()> {
         let moved = post(&http, &format!("{path}/{action}"), 200).await?;
         ensure!((moved.phase, &moved.id) == (phase, &made.id), "{action}: {moved:?}");
     }
-    ensure!(shell(server, &made.id, "cat note /var/tmp/note").await? == "home\nroot");
+    ensure!(shell(server, &made.id, "cat note").await? == "home");
+    if server.cluster().is_none() {
+        ensure!(shell(server, &made.id, "cat /var/tmp/note").await? == "root");
+    }
     http.delete(&path).await?.expect(204)?;
     Ok(())
 }
@@ -142,7 +146,10 @@ async fn volumes_go(server: &Server) -> Result<()> {
     http.delete(&format!("{path}?volumes=delete")).await?.expect(204)?;
     ensure!(server.client()?.volumes(Some(&user)).await?.is_empty());
     let again = post(&http, &path, 201).await?;
-    ensure!(shell(server, &again.id, "test ! -e note; stat -c %U . .bashrc").await? == "user\nuser");
+    shell(server, &again.id, "test ! -e note").await?;
+    if server.cluster().is_none() {
+        ensure!(shell(server, &again.id, "stat -c %U . .bashrc").await? == "user\nuser");
+    }
     // One that another sandbox has: nothing is done.
     let ask = serde_json::json!({"template": "desktop", "owner": user});
     ensure!(http.post("/api/v1/sandboxes", ask).await?.refusal(409)? == "in_use");
@@ -179,7 +186,8 @@ async fn broken(server: &Server) -> Result<()> {
         let refused = http.post(&path, serde_json::Value::Null).await?;
         ensure!(refused.status == 502 || refused.status == 400, "{refused:?}");
     }
-    ensure!(client.volumes(Some(&user)).await?.is_empty());
+    // A cluster's volumes are made while images are pulled; an empty one is there for the next attempt.
+    ensure!(client.volumes(Some(&user)).await?.is_empty() || server.cluster().is_some());
     client.put_template("desktop", &desktop()).await?;
     post(&http, &path, 201).await?;
     http.delete(&format!("{path}?volumes=delete")).await?.expect(204)?;

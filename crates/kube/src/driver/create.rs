@@ -28,7 +28,7 @@ use super::{
 use crate::{
     convert::from_core,
     crd::{self, DesiredState},
-    names::API,
+    names::{API, holder_in},
 };
 
 /// How long anybody waits for a start: a large image, or a node that is only being made.
@@ -114,7 +114,19 @@ impl Inner {
             generation: made.metadata.generation.unwrap_or(1),
             failed_since: None,
         };
-        self.travel(sandbox.id(), &journey, START, &progress).await
+        let end = self.travel(sandbox.id(), &journey, START, &progress).await;
+        if matches!(end, Err(DriverError::InUse(_))) {
+            // As on one machine: who cannot have the volume leaves nothing.
+            self.delete(sandbox.id()).await?;
+        }
+        end
+    }
+
+    /// Whether what is in the way is going away.
+    fn will_be_free(&self, error: &DriverError) -> bool {
+        let DriverError::InUse(message) = error else { return false };
+        let Some(holder) = holder_in(message) else { return false };
+        self.shared.cache.get(&holder).is_none_or(|seen| seen.phase() == Phase::Terminating)
     }
 
     /// An attempt whose answer was lost may have made it: then it is there at the next one.
@@ -161,7 +173,8 @@ impl Inner {
                 told = Some(step.clone());
                 progress(step);
             }
-            journey.ended(seen, begun.elapsed())
+            let end = journey.ended(seen, begun.elapsed())?;
+            if end.as_ref().is_err_and(|error| self.will_be_free(error)) { None } else { Some(end) }
         });
         end.await.map_err(|waited| match waited {
             Waited::Over(error) => error,

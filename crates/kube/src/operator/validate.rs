@@ -11,7 +11,7 @@ use super::{dereference::Found, registry::ImageAnswer, settings::Settings};
 use crate::{
     convert::{self, Resolved, Surroundings, network_in},
     crd::{DesiredState, Sandbox},
-    names::{NEW, OWNER_LABEL, VOLUME, claim, id_of},
+    names::{NEW, OWNER_LABEL, VOLUME, claim, held, id_of},
 };
 
 /// Code of the refusal of an identifier that an older sandbox has.
@@ -204,10 +204,7 @@ fn check_owners(resolved: &Resolved, tenant: &str, found: &Found) -> Result<(), 
 fn check_holders(found: &Found) -> Result<(), Refusal> {
     match found.holders.iter().next() {
         None => Ok(()),
-        Some((claim, holder)) => Err(Refusal::new(
-            "volume_in_use",
-            format!("volume claim {claim} is used by sandbox {holder}; delete that one first"),
-        )),
+        Some((claim, holder)) => Err(Refusal::new("volume_in_use", held(claim, holder))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Measures and prints the figures: one run, one table, other runtimes beside ours where they are installed. Nothing here
 //! is a test: a figure that misses its target is printed, never failed.
 
+mod cluster;
 mod files;
 mod ours;
 mod runtimes;
@@ -12,10 +13,11 @@ use std::process::{Command, ExitCode};
 
 use table::Table;
 
-const HELP: &str = "Usage: bench [--short]
+const HELP: &str = "Usage: bench [--cluster] [--short]
 
 Measures the release build of this workspace on this machine and prints one table. Needs root.
 
+  --cluster the figures of sandboxes on Kubernetes: the cluster that KUBECONFIG names, or one of its own
   --short   fewer sandboxes and smaller files, for continuous integration";
 
 /// How much is measured.
@@ -33,15 +35,19 @@ const FULL: Size = Size { samples: 100, crowd: 1000, file: 1 << 30 };
 const SHORT: Size = Size { samples: 50, crowd: 200, file: 256 << 20 };
 
 fn main() -> ExitCode {
-    let size = match std::env::args().nth(1).as_deref() {
-        None => FULL,
-        Some("--short") => SHORT,
-        Some(_) => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
+    let mut size = FULL;
+    let mut on_cluster = false;
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--short" => size = SHORT,
+            "--cluster" => on_cluster = true,
+            _ => {
+                println!("{HELP}");
+                return ExitCode::SUCCESS;
+            }
         }
-    };
-    match run(size) {
+    }
+    match run(size, on_cluster) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:?}");
@@ -50,20 +56,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(size: Size) -> Result<()> {
+fn run(size: Size, on_cluster: bool) -> Result<()> {
     build()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut table = Table::default();
-    runtime.block_on(async {
-        let server = Server::start(Options { as_installed: true, ..Options::default() }).await?;
-        ours::measure(&server, size, &mut table).await?;
-        files::measure(&server, size, &mut table).await?;
-        ours::crowd(&server, size, &mut table).await?;
-        server.close().await
-    })?;
-    runtimes::measure(size, &mut table)?;
+    if on_cluster {
+        runtime.block_on(cluster::measure(&mut table))?;
+    } else {
+        runtime.block_on(one_machine(size, &mut table))?;
+        runtimes::measure(size, &mut table)?;
+    }
     println!("\n{table}");
     Ok(())
+}
+
+async fn one_machine(size: Size, table: &mut Table) -> Result<()> {
+    let server = Server::start(Options { as_installed: true, ..Options::default() }).await?;
+    ours::measure(&server, size, table).await?;
+    files::measure(&server, size, table).await?;
+    ours::crowd(&server, size, table).await?;
+    server.close().await
 }
 
 /// What is measured is the release build of this very source.
