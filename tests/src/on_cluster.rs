@@ -6,7 +6,11 @@ use anyhow::{Result, bail, ensure};
 use atoll_proto::api::Requests;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::{Cluster, cluster::Operator, server::wait_until};
+use crate::{
+    Cluster,
+    cluster::Operator,
+    server::{IMAGE, wait_until},
+};
 
 /// Tenants whose namespaces stories use.
 const TENANTS: [&str; 3] = ["default", "elsewhere", "theirs"];
@@ -58,7 +62,8 @@ impl OnCluster {
         cluster.prepare(&TENANTS)?;
         cluster.push_base()?;
         let agent = cluster.push_agent()?;
-        let operator = cluster.operator(&agent, "stories", &["--domain", "localhost"])?;
+        let operator =
+            cluster.operator(&agent, "stories", &["--domain", "localhost", "--kata-image", IMAGE])?;
         Ok(Self { cluster, operator })
     }
 
@@ -80,7 +85,7 @@ impl OnCluster {
     /// The operator's key cannot be written.
     pub fn arguments(&self) -> Result<Vec<String>> {
         let key = self.cluster.agent_key()?.display().to_string();
-        Ok(["--driver", "kubernetes", "--agent-key", &key].map(str::to_owned).to_vec())
+        Ok(["--driver", "kubernetes", "--agent-key", &key, "--kata-image", IMAGE].map(str::to_owned).to_vec())
     }
 
     /// After a failure: ends what it left.

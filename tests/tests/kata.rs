@@ -118,8 +118,11 @@ async fn documented_calls(server: &Server) -> Result<()> {
     let name = ready["podName"].as_str().context("no name")?;
     let info = &ready["containerInfo"];
     ensure!(info["podIP"].is_string() && info["podIP"] == check["podIP"], "{check} {info}");
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
-    ensure!(info["nodeName"] == host.trim(), "{info}");
+    let node = match server.cluster() {
+        Some(cluster) => cluster.get("tenant-default", "pod", id(name))?["spec"]["nodeName"].clone(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().into(),
+    };
+    ensure!(info["nodeName"] == node, "{info}");
     ensure!(ready["elapsedSeconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{ready}");
     let listed: Value =
         serde_json::from_str(&shell(server, "curl -s http://localhost:8668/api/kata").await?)?;

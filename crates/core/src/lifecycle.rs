@@ -17,6 +17,8 @@ pub struct Observed {
     pub last_activity: Option<Timestamp>,
     /// What keeps it awake right now, e.g. `2 commands are running`.
     pub busy: Option<String>,
+    /// Whether a stop would lose its files: then idleness leaves it paused until it is taken down.
+    pub stop_loses_files: bool,
 }
 
 /// What is to be done with a sandbox.
@@ -62,6 +64,11 @@ fn idle(sandbox: &Sandbox, seen: &Observed, now: Timestamp) -> Action {
     match sandbox.phase {
         Phase::Running if seen.busy.is_some() => Action::Keep(sandbox.deadline),
         Phase::Running => step(policy.pause_after, active.max(sandbox.since), sandbox, now, Action::Pause),
+        Phase::Paused if seen.stop_loses_files => {
+            let after =
+                policy.stop_after.zip(policy.terminate_after).map(|(stop, end)| stop.saturating_add(end));
+            step(after, sandbox.since, sandbox, now, Action::Terminate)
+        }
         Phase::Paused => step(policy.stop_after, sandbox.since, sandbox, now, Action::Stop),
         Phase::Stopped => step(policy.terminate_after, sandbox.since, sandbox, now, Action::Terminate),
         Phase::Creating | Phase::Failed | Phase::Terminating => Action::Keep(sandbox.deadline),
@@ -112,6 +119,16 @@ mod tests {
         assert!(matches!(decide(&in_phase(Phase::Paused, 0), &nothing, at(3600)), Action::Stop(_)));
         assert!(matches!(decide(&in_phase(Phase::Stopped, 0), &nothing, at(86400)), Action::Terminate(_)));
         assert_eq!(decide(&in_phase(Phase::Failed, 0), &nothing, at(1 << 30)), Action::Keep(None));
+    }
+
+    #[test]
+    fn files_are_not_lost_to_idleness_before_their_time() {
+        let seen = Observed { stop_loses_files: true, ..Observed::default() };
+        let mut paused = in_phase(Phase::Paused, 0);
+        assert_eq!(decide(&paused, &seen, at(3600)), Action::Keep(Some(at(90_000))));
+        assert!(matches!(decide(&paused, &seen, at(90_000)), Action::Terminate(_)));
+        paused.spec.lifecycle.stop_after = None;
+        assert_eq!(decide(&paused, &seen, at(1 << 30)), Action::Keep(None));
     }
 
     #[test]

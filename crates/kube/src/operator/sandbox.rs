@@ -192,7 +192,8 @@ async fn rest(
     seen.status = Some(status);
     let mut core = to_core(&seen, &it.resolved.spec.tenant);
     core.deadline = it.deadline;
-    let step = match decide(&core, &Seen::default(), now) {
+    let known = Seen { stop_loses_files: !it.is_persistent(), ..Seen::default() };
+    let step = match decide(&core, &known, now) {
         Step::Pause(_) => decide(&core, &ask(&seen, it, context).await, now),
         step => step,
     };
@@ -209,6 +210,7 @@ async fn ask(sandbox: &Sandbox, it: &Validated, context: &Context) -> Seen {
         alive: None,
         last_activity: at.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
         busy: activity.awake_because.first().cloned(),
+        stop_loses_files: !it.is_persistent(),
     }
 }
 

@@ -29,7 +29,7 @@ use stages::{Seen, Stage};
 /// The tenant's namespace in which everything happens.
 const NAMESPACE: &str = "tenant-default";
 /// Sandboxes and bare pods, by turns.
-const SAMPLES: usize = 25;
+const SAMPLES: usize = 20;
 
 /// What is measured, and through what.
 struct Bench {
