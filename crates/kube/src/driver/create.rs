@@ -22,6 +22,7 @@ use std::{
 use super::{
     Inner, Waited, conflict,
     failure::{failed, not_created, step},
+    missing,
     request::{RequestError, persist},
     seen::Seen,
 };
@@ -106,8 +107,13 @@ impl Inner {
     /// Writes the object and waits until its agent answers.
     pub(super) async fn create(&self, sandbox: Sandbox, progress: Progress) -> Result<Sandbox, DriverError> {
         can_be_had(&sandbox)?;
+        let post = self.posting.begin(sandbox.id());
         let made = self.post(&sandbox).await?;
         self.shared.wrote(&made);
+        if post.is_unwanted() {
+            self.delete(sandbox.id()).await?;
+            return Err(missing(sandbox.id()));
+        }
         let journey = Journey {
             goal: Phase::Running,
             want: DesiredState::Running,
@@ -118,6 +124,7 @@ impl Inner {
         if matches!(end, Err(DriverError::InUse(_))) {
             // As on one machine: who cannot have the volume leaves nothing.
             self.delete(sandbox.id()).await?;
+            let _ = self.until(sandbox.id(), TAKE_UP, |_| None::<Result<(), _>>).await;
         }
         end
     }

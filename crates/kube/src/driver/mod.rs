@@ -11,6 +11,7 @@ mod images;
 mod logs;
 mod moves;
 mod port;
+mod posting;
 mod request;
 mod seen;
 mod templates;
@@ -42,6 +43,7 @@ use crate::{
 };
 use cache::Cache;
 use failure::{conflict, missing, plain, refused};
+use posting::Posting;
 use request::{RequestError, persist};
 use seen::Seen;
 use touch::Touches;
@@ -93,6 +95,7 @@ struct Inner {
     capacity: Capacity,
     shared: Arc<Shared>,
     touches: Arc<Touches>,
+    posting: Posting,
 }
 
 /// What the watch and our own writes both feed.
@@ -138,6 +141,7 @@ impl KubeDriver {
             agents: Agents::new(Arc::new(key)),
             capacity,
             touches: touches.clone(),
+            posting: Posting::default(),
             shared: shared.clone(),
             client: client.clone(),
         });

@@ -105,7 +105,12 @@ impl Inner {
 
     /// Its deletion is recorded when this returns.
     pub(super) async fn delete(&self, id: &SandboxId) -> Result<(), DriverError> {
-        let seen = self.get(id)?;
+        // What is not there may be on its way, and what was on its way may be there now.
+        let seen = match self.get(id) {
+            Err(DriverError::NotFound(_)) if self.posting.let_go(id) => return Ok(()),
+            Err(DriverError::NotFound(_)) => self.get(id)?,
+            seen => seen?,
+        };
         if seen.phase() == Phase::Terminating {
             return Ok(());
         }

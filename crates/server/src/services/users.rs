@@ -2,7 +2,12 @@
 //! server, the driver has one of it at most. Nothing else is remembered of it.
 
 use atoll_core::{
-    driver::DriverError, id::SandboxId, owner, phase::Phase, sandbox::Sandbox, template::DESKTOP,
+    driver::DriverError,
+    id::SandboxId,
+    owner,
+    phase::Phase,
+    sandbox::{HISTORY, Sandbox},
+    template::DESKTOP,
 };
 use atoll_proto::api;
 use std::{
@@ -42,17 +47,18 @@ fn step(sandbox: &Sandbox) -> Step {
     match sandbox.phase {
         Phase::Running => Step::Use,
         Phase::Paused => Step::Move(Move::Resume),
-        Phase::Failed if never_ran(sandbox) => Step::Replace,
+        // A cluster tries again by itself, of the same recipe.
+        Phase::Failed | Phase::Creating if only_failed(sandbox) => Step::Replace,
         Phase::Stopped | Phase::Failed => Step::Move(Move::Start),
         Phase::Creating => Step::AwaitMade,
         Phase::Terminating => Step::AwaitGone,
     }
 }
 
-/// As far as its history goes back; one that is cut off counts as having run.
-fn never_ran(sandbox: &Sandbox) -> bool {
-    let whole = sandbox.history.first().is_some_and(|first| first.at == sandbox.spec.created_at);
-    whole && sandbox.history.iter().all(|step| step.phase != Phase::Running)
+/// Whether it failed and never ran, as far as its history goes back; one that is cut off counts as having run.
+fn only_failed(sandbox: &Sandbox) -> bool {
+    let was = |phase| sandbox.history.iter().any(|step| step.phase == phase);
+    sandbox.history.len() < HISTORY && was(Phase::Failed) && !was(Phase::Running)
 }
 
 impl Services {
@@ -242,6 +248,7 @@ mod tests {
             (&[Running, Failed], Step::Move(Move::Start)),
             (&[Failed], Step::Replace),
             (&[Failed, Creating, Failed], Step::Replace),
+            (&[Failed, Creating], Step::Replace),
             (&[Running, Failed, Creating, Failed], Step::Move(Move::Start)),
             (&[Failed, Terminating], Step::AwaitGone),
         ] {
