@@ -389,14 +389,6 @@ impl Cluster {
         Ok(served)
     }
 
-    fn agent_key(&self) -> Result<PathBuf> {
-        let key = self.work.path().join("agent.key");
-        if !key.exists() {
-            std::fs::write(&key, [7; 32])?;
-        }
-        Ok(key)
-    }
-
     /// Takes the cluster down, when it was started here.
     ///
     /// # Errors

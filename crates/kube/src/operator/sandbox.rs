@@ -40,6 +40,11 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(20);
 /// How soon an agent is asked again that should be held.
 const HOLD_AGAIN: Duration = Duration::from_millis(500);
+/// How long an agent may take to answer in one look, and how soon it is asked again within.
+const ANSWER: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// Code of one whose agent does not answer yet.
+const SILENT: &str = "starting";
 /// The CPU request of a paused sandbox.
 const PAUSED_CPU: MilliCpu = MilliCpu(10);
 /// Annotation with which whoever changes the wanted state says why.
@@ -105,6 +110,7 @@ async fn settle(
         (Some(message), _) => status::refused(message),
         (None, pod) => {
             let seen = status::with_note(observe(pod.as_ref(), it.want, held), found.note.as_ref());
+            let seen = answered(sandbox, it, pod.as_ref(), seen, context).await;
             found.lost.clone().unwrap_or_else(|| why(sandbox, seen))
         }
     };
@@ -115,7 +121,37 @@ async fn settle(
     if applied.refused.is_some() {
         return Ok(Action::requeue(RETRY));
     }
+    if observed.reason.code == SILENT {
+        return Ok(Action::requeue(HOLD_AGAIN));
+    }
     rest(sandbox, it, status, held, context).await
+}
+
+/// A node knows that an agent's process runs. That the agent answers is seen by asking it, which is sooner than a probe of the
+/// node, and true for whoever is going to speak to it.
+async fn answered(
+    sandbox: &Sandbox,
+    it: &Validated,
+    pod: Option<&Pod>,
+    seen: Observed,
+    context: &Context,
+) -> Observed {
+    let known = sandbox.status.as_ref().and_then(|status| status.phase);
+    let begins = seen.reason.code == "started" && !matches!(known, Some(Phase::Running | Phase::Paused));
+    let Some(address) = pod.filter(|_| begins).and_then(address) else { return seen };
+    let asked = async {
+        while context.agents.activity(address, it.id()).await.is_err() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    match tokio::time::timeout(ANSWER, asked).await {
+        Ok(()) => seen,
+        Err(_) => Observed {
+            phase: Phase::Creating,
+            reason: status::reason(SILENT, "its first process runs, and its agent does not answer yet"),
+            replace: false,
+        },
+    }
 }
 
 /// Whoever changed the wanted state may have said why.

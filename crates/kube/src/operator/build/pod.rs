@@ -4,12 +4,11 @@ use atoll_core::{quantity::MilliCpu, volume};
 use atoll_proto::init::AgentConfig;
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, EmptyDirVolumeSource, EnvVar, HTTPGetAction, ImageVolumeSource,
-        LocalObjectReference, PersistentVolumeClaimVolumeSource, Pod, PodDNSConfig, PodSecurityContext,
-        PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume,
-        VolumeMount,
+        Capabilities, Container, EmptyDirVolumeSource, EnvVar, ImageVolumeSource, LocalObjectReference,
+        PersistentVolumeClaimVolumeSource, Pod, PodDNSConfig, PodSecurityContext, PodSpec,
+        ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
     },
-    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+    apimachinery::pkg::api::resource::Quantity,
 };
 use std::collections::BTreeMap;
 
@@ -151,7 +150,6 @@ fn container(it: &Validated, settings: &Settings, platform: &Platform) -> Contai
         image_pull_policy: Some(text(pull_policy(&it.resolved))),
         command: Some(command.map(text).to_vec()),
         env: Some(vec![EnvVar { name: text(CONFIG), value: Some(config(&it.resolved)), value_from: None }]),
-        startup_probe: Some(probe()),
         resources: Some(resources(&it.resolved)),
         security_context: Some(security(sandbox.sudo)),
         volume_mounts: Some([agent_mount(settings)].into_iter().chain(mounts).collect()),
@@ -210,18 +208,6 @@ fn default_user(resolved: &Resolved) -> String {
     match &resolved.spec {
         spec if spec.sudo => spec.user.clone().or(images).unwrap_or_else(|| "root".into()),
         _ => ordinary(resolved).to_string(),
-    }
-}
-
-/// Asked every second until the agent answers, and never again: an agent that dies ends its container.
-fn probe() -> Probe {
-    let port = IntOrString::Int(AGENT_PORT.into());
-    Probe {
-        http_get: Some(HTTPGetAction { path: Some("/health".into()), port, ..HTTPGetAction::default() }),
-        period_seconds: Some(1),
-        timeout_seconds: Some(2),
-        failure_threshold: Some(120),
-        ..Probe::default()
     }
 }
 

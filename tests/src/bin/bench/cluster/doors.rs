@@ -32,7 +32,8 @@ pub async fn measure(bench: &Bench, table: &mut Table) -> Result<()> {
     lead(cluster, bench.server.address())?;
     let traefik = format!("http://{}", cluster.var("ATOLL_CLUSTER_TRAEFIK")?);
     let mut ask = plain();
-    ask.start_command = Some(["python3", "-m", "http.server", "8000"].map(str::to_owned).to_vec());
+    ask.start_command =
+        Some(["python3", "-m", "http.server", "8000", "--directory", "/etc"].map(str::to_owned).to_vec());
     let id = bench.client.sandboxes().create(&ask).await?.id;
     let key = bench.server.key()?.unwrap_or_default();
     let door = |url: &str, host: String| Door { url: url.to_owned(), host, key: key.clone(), id: id.clone() };
@@ -82,7 +83,7 @@ impl Door {
 
     async fn gets(&self) -> Result<Times> {
         let client = reqwest::Client::builder().tls_certs_only([]).build()?;
-        self.times(|| client.get(format!("{}/etc/hostname", self.url))).await
+        self.times(|| client.get(format!("{}/hostname", self.url))).await
     }
 
     async fn times(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Result<Times> {
