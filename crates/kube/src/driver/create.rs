@@ -110,7 +110,7 @@ impl Inner {
         let post = self.posting.begin(sandbox.id());
         let made = self.post(&sandbox).await?;
         self.shared.wrote(&made);
-        if post.is_unwanted() {
+        if post.end() {
             self.delete(sandbox.id()).await?;
             return Err(missing(sandbox.id()));
         }

@@ -35,7 +35,7 @@ impl Posting {
 
 impl Post<'_> {
     /// It is there and can be seen. Says whether it was asked to go.
-    pub fn is_unwanted(self) -> bool {
+    pub fn end(self) -> bool {
         self.all.lock().get(self.id).copied().unwrap_or_default()
     }
 }
@@ -54,9 +54,9 @@ mod tests {
     fn what_is_asked_to_go_while_it_is_written_goes() {
         let (all, id) = (Posting::default(), SandboxId::parse("i0123456789abcdefghi").unwrap());
         assert!(!all.let_go(&id), "nobody writes it");
-        assert!(!all.begin(&id).is_unwanted());
+        assert!(!all.begin(&id).end());
         let post = all.begin(&id);
-        assert!(all.let_go(&id) && post.is_unwanted());
+        assert!(all.let_go(&id) && post.end());
         drop(all.begin(&id));
         assert!(!all.let_go(&id), "nobody writes it any more");
     }

@@ -142,11 +142,10 @@ fn container(it: &Validated, settings: &Settings, platform: &Platform) -> Contai
         "--log-fd",
         "1",
     ];
-    let digest = it.resolved.image.as_ref().map_or("", |image| &image.digest);
     let mounts = sandbox.volumes.iter().map(|it| mount(&it.name, &it.path));
     Container {
         name: text(CONTAINER),
-        image: Some(pinned(&settings.image(&sandbox.image), digest)),
+        image: Some(image(it, settings)),
         image_pull_policy: Some(text(pull_policy(&it.resolved))),
         command: Some(command.map(text).to_vec()),
         env: Some(vec![EnvVar { name: text(CONFIG), value: Some(config(&it.resolved)), value_from: None }]),
@@ -161,6 +160,12 @@ fn container(it: &Validated, settings: &Settings, platform: &Platform) -> Contai
 const CONTAINER: &str = "sandbox";
 /// The variable that carries the agent's configuration: nothing secret.
 const CONFIG: &str = "ATOLL_CONFIG";
+
+/// The sandbox's image, as nodes are asked for it.
+fn image(it: &Validated, settings: &Settings) -> String {
+    let digest = it.resolved.image.as_ref().map_or("", |image| &image.digest);
+    pinned(&settings.image(&it.resolved.spec.image), digest)
+}
 
 /// By digest, where the registry was asked; then a tag that is moved changes nothing.
 fn pinned(reference: &str, digest: &str) -> String {
@@ -306,8 +311,8 @@ fn filler(it: &Validated, settings: &Settings) -> Option<Container> {
         name: FILL.into(),
         // What it says in the end is why the pod does not start.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
-        image: Some(image(&it.resolved)),
-        image_pull_policy: Some("IfNotPresent".into()),
+        image: Some(image(it, settings)),
+        image_pull_policy: Some(pull_policy(&it.resolved).into()),
         command: Some(fill.into_iter().chain(pairs).collect()),
         resources: Some(resources(&it.resolved)),
         security_context: Some(security(sandbox.sudo)),
