@@ -99,7 +99,7 @@ async fn one_by_one(bench: &Bench, table: &mut Table) -> Result<()> {
     }
     let made = stages::until(&seen, &ours, Stage::Answered);
     let pods = stages::until(&seen, &theirs, Stage::Ready);
-    table.add_times("sandbox: create -> answer, agent ready", &made, "1.5 x bare pod");
+    table.add_times("sandbox: create -> answer, agent ready", &made, "1.15 x bare pod");
     table.add_times("bare pod: create -> Ready", &pods, "");
     let ratio = made.percentile(50).zip(pods.percentile(50)).map_or(0.0, |(ours, bare)| ours / bare);
     table.add("sandbox / bare pod, by p50", format!("{ratio:.2}"), "", "");
