@@ -66,7 +66,7 @@ impl CpuMeter {
 /// CPU time of everything that runs, and of everything that was waited for.
 pub fn cpu_micros(entries: &[procfs::Entry]) -> u64 {
     let ticks: u64 = entries.iter().map(|entry| entry.ticks).sum();
-    ticks.saturating_mul(1_000_000 / rustix::param::clock_ticks_per_second().max(1))
+    ticks.saturating_mul(1_000_000 / configured(libc::_SC_CLK_TCK, 100))
 }
 
 fn visible_cpus() -> f64 {
@@ -112,7 +112,15 @@ fn resident(entries: &[procfs::Entry]) -> u64 {
         text.split(' ').nth(1)?.parse().ok()
     };
     let pages: u64 = entries.iter().filter_map(pages).sum();
-    pages.saturating_mul(u64::try_from(rustix::param::page_size()).unwrap_or(4096))
+    pages.saturating_mul(configured(libc::_SC_PAGESIZE, 4096))
+}
+
+/// From the C library, which knows it from its start. rustix asks the kernel (`PR_GET_AUXV`, /proc/self/auxv), and gives up where
+/// the kernel is gVisor's.
+fn configured(name: libc::c_int, otherwise: u64) -> u64 {
+    // SAFETY: a number goes in and a number comes out.
+    let value = unsafe { libc::sysconf(name) };
+    u64::try_from(value).ok().filter(|value| *value > 0).unwrap_or(otherwise)
 }
 
 fn disk() -> (u64, u64) {
