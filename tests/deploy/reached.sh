@@ -145,9 +145,10 @@ the_desktop_is_seen_in_a_browser() {
     command -v chromium >/dev/null || { skip "there is no chromium; ./test installs it" && return 0; }
     token=$(member "$(api "/api/v1/sandboxes/$id/links" -H 'Content-Type: application/json' -d '{"port": "vnc"}')" 'it["token"]')
     mkdir -p "$shots"
+    # The page may be there before the display: it tries again.
     ATOLL_CLUSTER_SPKI=$(openssl x509 -in "$ATOLL_CLUSTER_DIR/pki/wildcard.crt" -noout -pubkey |
         openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64) \
-        "$here/browser.py" "https://alice-vnc.$ATOLL_CLUSTER_CONTENT_DOMAIN/vnc.html?autoconnect=1&password=headless&atoll_token=$token" "$shots/desktop.png"
+        "$here/browser.py" "https://alice-vnc.$ATOLL_CLUSTER_CONTENT_DOMAIN/vnc.html?autoconnect=1&reconnect=1&reconnect_delay=500&password=headless&atoll_token=$token" "$shots/desktop.png"
 }
 
 a_user_goes_with_everything() {

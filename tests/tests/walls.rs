@@ -137,7 +137,9 @@ fn some_crates_belong_to_one_of_ours() {
     let mut wrong = Vec::new();
     for (name, uses) in dependencies().unwrap() {
         for (dependency, owner) in OWNED {
-            if name != *owner && uses.iter().any(|d| d.name == *dependency) {
+            // The figures of sandboxes stand beside those of bare pods, which the tests make.
+            let measures = (name.as_str(), *dependency) == ("atoll-tests", "kube");
+            if name != *owner && !measures && uses.iter().any(|d| d.name == *dependency) {
                 wrong.push(format!("{name} uses {dependency}, which is {owner}'s"));
             }
         }
