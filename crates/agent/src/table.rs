@@ -206,12 +206,12 @@ impl Table {
         }
     }
 
-    /// Something was asked of the sandbox.
     /// How often the kernel killed for want of memory, as far as that can be seen.
     pub fn oom_kills(&self) -> u64 {
         self.oom.kills()
     }
 
+    /// Something was asked of the sandbox.
     pub fn touch(&self) {
         self.last_activity.store(now_ms(), Ordering::Relaxed);
     }

@@ -26,7 +26,7 @@ use super::{
     apply::{Applied, apply, are_whole, delete, remove_routes},
     build::{Desired, build, cpu_request, host},
     dereference::{Found, dereference},
-    status::{self, Facts, Observed, is_ready, observe},
+    status::{self, Facts, Observed, STARTING, is_ready, observe},
     tenant,
     validate::{Refusal, Validated, validate},
 };
@@ -43,8 +43,6 @@ const HOLD_AGAIN: Duration = Duration::from_millis(500);
 /// How long an agent may take to answer in one look, and how soon it is asked again within.
 const ANSWER: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(5);
-/// Code of one whose agent does not answer yet.
-const SILENT: &str = "starting";
 /// The CPU request of a paused sandbox.
 const PAUSED_CPU: MilliCpu = MilliCpu(10);
 /// Annotation with which whoever changes the wanted state says why.
@@ -121,7 +119,7 @@ async fn settle(
     if applied.refused.is_some() {
         return Ok(Action::requeue(RETRY));
     }
-    if observed.reason.code == SILENT {
+    if observed.reason.code == STARTING {
         return Ok(Action::requeue(HOLD_AGAIN));
     }
     rest(sandbox, it, status, held, context).await
@@ -146,11 +144,7 @@ async fn answered(
     };
     match tokio::time::timeout(ANSWER, asked).await {
         Ok(()) => seen,
-        Err(_) => Observed {
-            phase: Phase::Creating,
-            reason: status::reason(SILENT, "its first process runs, and its agent does not answer yet"),
-            replace: false,
-        },
+        Err(_) => status::silent(),
     }
 }
 
@@ -230,23 +224,22 @@ async fn rest(
     core.deadline = it.deadline;
     let known = Seen { stop_loses_files: !it.is_persistent(), ..Seen::default() };
     let step = match decide(&core, &known, now) {
-        Step::Pause(_) => decide(&core, &ask(&seen, it, context).await, now),
+        Step::Pause(_) => decide(&core, &ask(&seen, it, known, context).await, now),
         step => step,
     };
     act(sandbox, step, now, context).await
 }
 
 /// What the agent says keeps its sandbox awake; a hint, as all that it says.
-async fn ask(sandbox: &Sandbox, it: &Validated, context: &Context) -> Seen {
+async fn ask(sandbox: &Sandbox, it: &Validated, known: Seen, context: &Context) -> Seen {
     let address = sandbox.status.as_ref().and_then(|status| status.address.as_ref()?.parse().ok());
-    let Some(address) = address else { return Seen::default() };
-    let Ok(activity) = context.agents.activity(address, it.id()).await else { return Seen::default() };
+    let Some(address) = address else { return known };
+    let Ok(activity) = context.agents.activity(address, it.id()).await else { return known };
     let at = i64::try_from(activity.last_activity_ms).ok().filter(|ms| *ms > 0);
     Seen {
-        alive: None,
         last_activity: at.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
         busy: activity.awake_because.first().cloned(),
-        stop_loses_files: !it.is_persistent(),
+        ..known
     }
 }
 

@@ -75,7 +75,7 @@ fn answers(pod: &Pod) -> String {
     format!("its agent answers{}", again.unwrap_or_default())
 }
 
-/// Whether its agent answered.
+/// Whether its container runs, as its node says. That its agent answers is another matter.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     condition_of(pod, "Ready").is_some_and(|it| it.status == "True")
@@ -171,12 +171,20 @@ fn coming(pod: &Pod) -> Observed {
         }
         Some(ContainerState { running: Some(_), .. }) => {
             let again = last_end(pod).map(|end| format!("{}; it is started again", words(&end).1));
-            Observed::new(Phase::Creating, "starting", again.unwrap_or("its first process starts".into()))
+            Observed::new(Phase::Creating, STARTING, again.unwrap_or("its first process starts".into()))
         }
         _ => Observed::new(Phase::Creating, "queued", "it waits for a node"),
     }
 }
 
+/// One whose container runs and whose agent does not answer yet.
+#[must_use]
+pub fn silent() -> Observed {
+    Observed::new(Phase::Creating, STARTING, "its first process runs, and its agent does not answer yet")
+}
+
+/// Code of one whose agent does not answer yet.
+pub const STARTING: &str = "starting";
 /// Code of one whose first process ended.
 const DIED: &str = "agent_died";
 /// Code of one whose node makes ready what it needs.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use atoll_tests::stats::Times;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
@@ -98,28 +98,25 @@ pub async fn watch(bench: &Bench, seen: &Seen) -> Result<JoinSet<Result<()>>> {
     let resource = ApiResource { plural: "sandboxes".into(), ..resource };
     let sandboxes = Api::<DynamicObject>::namespaced_with(bench.kube.clone(), NAMESPACE, &resource);
     let all = WatchParams::default().timeout(290);
-    let mut pods = bench.pods().watch(&all, "0").await?.boxed();
-    let mut objects = sandboxes.watch(&all, "0").await?.boxed();
+    let pods = bench.pods().watch(&all, "0").await?.boxed();
+    let objects = sandboxes.watch(&all, "0").await?.boxed();
     let mut tasks = JoinSet::new();
-    let to = seen.clone();
-    tasks.spawn(async move {
-        while let Some(event) = pods.try_next().await? {
-            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
-                to.pod(&pod);
-            }
-        }
-        Ok(())
-    });
-    let to = seen.clone();
-    tasks.spawn(async move {
-        while let Some(event) = objects.try_next().await? {
-            if let WatchEvent::Added(sandbox) | WatchEvent::Modified(sandbox) = event {
-                to.sandbox(&sandbox);
-            }
-        }
-        Ok(())
-    });
+    tasks.spawn(follow(pods, seen.clone(), Seen::pod));
+    tasks.spawn(follow(objects, seen.clone(), Seen::sandbox));
     Ok(tasks)
+}
+
+async fn follow<K>(
+    mut events: BoxStream<'static, kube::Result<WatchEvent<K>>>,
+    seen: Seen,
+    note: fn(&Seen, &K),
+) -> Result<()> {
+    while let Some(event) = events.try_next().await? {
+        if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event {
+            note(&seen, &object);
+        }
+    }
+    Ok(())
 }
 
 /// From asking to a stage, for each of `asked`.
