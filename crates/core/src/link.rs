@@ -1,5 +1,6 @@
-//! Signed links: a token that opens the ports of one sandbox, or one of them, until a time. Whoever holds the key can
-//! check a token without asking anybody; nothing about it is remembered.
+//! Signed links: a token that opens the ports of one sandbox, or one of them, until a time; and the two lasting tokens
+//! of a sandbox, to its agent and to its ports. Whoever holds the key can check a token without asking anybody;
+//! nothing about it is remembered.
 
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
@@ -70,12 +71,31 @@ impl LinkKey {
         self.mac(claim).verify_slice(&proof).ok().map(|()| grant)
     }
 
+    /// The token that opens a sandbox's agent (the files and commands of its clients) for as long as the sandbox is
+    /// there: 64 hex digits, always the same for an id.
+    #[must_use]
+    pub fn agent_token(&self, id: &SandboxId) -> String {
+        hex(&self.keyed("atoll-agent-token\n").chain_update(id.as_str()).finalize().into_bytes())
+    }
+
+    /// The token that opens the ports of a sandbox that is not public, other than its agent's: 64 hex digits, always
+    /// the same for an id.
+    #[must_use]
+    pub fn traffic_token(&self, id: &SandboxId) -> String {
+        hex(&self.keyed("atoll-traffic-token\n").chain_update(id.as_str()).finalize().into_bytes())
+    }
+
     fn mac(&self, claim: &str) -> Hmac<Sha256> {
+        self.keyed("atoll-link\n").chain_update(claim)
+    }
+
+    /// A proof by this key; the use that it is for comes first, so that no proof of one use is one of another.
+    fn keyed(&self, purpose: &str) -> Hmac<Sha256> {
         // A key shorter than the hash's block is filled up with zeros (RFC 2104, 2).
         let mut block = [0; 64];
         block[..self.0.len()].copy_from_slice(&self.0);
         let mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
-        mac.chain_update("atoll-link\n").chain_update(claim)
+        mac.chain_update(purpose)
     }
 }
 
@@ -161,6 +181,20 @@ mod tests {
             assert!(unhex(text).is_none(), "{text}");
         }
         assert_eq!(format!("{key:?}"), "LinkKey", "a key is not printed");
+    }
+
+    #[test]
+    fn the_tokens_of_a_sandbox_are_its_own_and_each_for_one_use() {
+        let key = LinkKey::new([7; 32]);
+        let (one, other) = (SandboxId::from_entropy([1; 19]), SandboxId::from_entropy([2; 19]));
+        let token = key.agent_token(&one);
+        assert!(token.len() == 64 && token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+        assert_eq!(token, key.agent_token(&one), "always the same");
+        for different in [key.agent_token(&other), key.traffic_token(&one), key.traffic_token(&other)] {
+            assert_ne!(token, different);
+        }
+        assert_ne!(token, LinkKey::new([8; 32]).agent_token(&one));
+        assert_eq!(key.verify(&token), None, "a token is not a link");
     }
 
     proptest! {
