@@ -151,6 +151,8 @@ pub struct ListQuery {
     pub owner: Option<String>,
     /// Only those that carry all of these labels.
     pub labels: BTreeMap<String, String>,
+    /// Only those whose metadata says all of this.
+    pub metadata: BTreeMap<String, String>,
     /// Only those in one of these phases; empty is all.
     pub phases: Vec<Phase>,
     /// At most so many.
@@ -168,6 +170,7 @@ impl ListQuery {
             && (self.owner.is_none() || self.owner == spec.owner)
             && (self.phases.is_empty() || self.phases.contains(&sandbox.phase))
             && self.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
+            && self.metadata.iter().all(|(key, value)| spec.metadata.get(key) == Some(value))
     }
 }
 

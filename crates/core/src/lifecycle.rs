@@ -8,6 +8,9 @@ use crate::{
     template::OnDeadline,
 };
 
+/// The least time in seconds until the next deadline of a sandbox that wakes after its own has passed.
+const LEAST_AWAKE: u64 = 300;
+
 /// What the driver saw of a sandbox just now.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -56,6 +59,16 @@ fn at_deadline(sandbox: &Sandbox, now: Timestamp) -> Option<Action> {
         (OnDeadline::Pause, _) => None,
         (OnDeadline::Terminate, _) => Some(Action::Terminate(reason)),
     }
+}
+
+/// The deadline of a sandbox that wakes at `now` after its own has passed; `None` leaves it as it is. Without another one it
+/// would be put to rest again at once.
+#[must_use]
+pub fn deadline_after_wake(sandbox: &Sandbox, now: Timestamp) -> Option<Timestamp> {
+    sandbox.deadline.filter(|deadline| *deadline <= now)?;
+    let policy = &sandbox.spec.lifecycle;
+    let rests = policy.on_deadline == OnDeadline::Pause;
+    rests.then(|| later(now, policy.ttl.unwrap_or(LEAST_AWAKE).max(LEAST_AWAKE)))?
 }
 
 fn idle(sandbox: &Sandbox, seen: &Observed, now: Timestamp) -> Action {
@@ -148,6 +161,18 @@ mod tests {
         assert!(matches!(decide(&it, &Observed::default(), at(10)), Action::Pause(_)));
         let dead = Observed { alive: Some(false), ..Observed::default() };
         assert!(matches!(decide(&it, &dead, at(10)), Action::Fail(_)));
+    }
+
+    #[test]
+    fn one_that_wakes_after_its_deadline_has_another() {
+        let mut it = in_phase(Phase::Paused, 0);
+        it.deadline = Some(at(10));
+        assert_eq!(deadline_after_wake(&it, at(11)), None, "it is about to be taken down");
+        it.spec.lifecycle.on_deadline = OnDeadline::Pause;
+        assert_eq!(deadline_after_wake(&it, at(9)), None);
+        assert_eq!(deadline_after_wake(&it, at(11)), Some(at(311)));
+        it.spec.lifecycle.ttl = Some(1000);
+        assert_eq!(deadline_after_wake(&it, at(10)), Some(at(1010)));
     }
 
     #[test]

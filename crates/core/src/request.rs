@@ -11,8 +11,8 @@ use crate::{
     network::NetworkPolicy,
     owner::check_owner,
     quantity::{Bytes, MilliCpu},
-    sandbox::{Limits, Requests, Sandbox, SandboxSpec},
-    template::{RequestSpec, Template, TemplateSpec, check_env},
+    sandbox::{Limits, PORT_MARK, Requests, Sandbox, SandboxSpec},
+    template::{LifecyclePolicy, OnDeadline, RequestSpec, Template, TemplateSpec, check_env},
     volume::{self, Volume},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub const DEFAULT_PIDS: u64 = 1024;
 /// The least memory with which the agent and a shell can work.
 pub const LEAST_MEMORY: Bytes = Bytes(16 << 20);
+/// Most bytes of all keys and values of a sandbox's metadata: it is in every list.
+pub const MOST_METADATA: usize = 64 << 10;
 /// The least disk with which a sandbox can start.
 pub const LEAST_DISK: Bytes = Bytes(8 << 20);
 
@@ -58,6 +60,8 @@ pub struct CreateRequest {
     pub env: BTreeMap<String, String>,
     /// Added to the template's labels.
     pub labels: BTreeMap<String, String>,
+    /// Any text to find it by.
+    pub metadata: BTreeMap<String, String>,
     /// Replaces the template's policy.
     pub network: Option<NetworkPolicy>,
     /// The user it is to belong to.
@@ -72,6 +76,18 @@ pub struct CreateRequest {
     pub workdir: Option<String>,
     /// Replaces the template's seconds until it pauses by itself; 0 is never.
     pub pause_after: Option<u64>,
+    /// The same from paused to stopped.
+    pub stop_after: Option<u64>,
+    /// The same from stopped to terminated.
+    pub terminate_after: Option<u64>,
+    /// Replaces what the template says happens at the deadline.
+    pub on_deadline: Option<OnDeadline>,
+    /// Replaces the template's word on whether a request to a port wakes it.
+    pub wake_on_request: Option<bool>,
+    /// Whether its agent is open to whoever knows its id.
+    pub agent_open: bool,
+    /// What applications behind its ports see as `Host`.
+    pub mask_host: Option<String>,
 }
 
 /// What the machine (or cluster) can give to one sandbox.
@@ -114,12 +130,47 @@ pub fn resolve(
     recipe.check()?;
     check_env("env", &ask.env)?;
     ask.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
+    check_metadata(&ask.metadata)?;
+    ask.mask_host.as_deref().map_or(Ok(()), check_mask)?;
     let limits = limits(&recipe, asked, capacity)?;
     let requests = requests(&recipe, &ask.requests, &limits)?;
     let deadline = deadline(ask.ttl, &recipe, birth.at)?;
     let volumes = volumes(&recipe, ask.owner.as_deref())?;
-    let spec = SandboxSpec { owner: ask.owner, volumes, requests, ..spec(recipe, template, limits, birth) };
+    let spec = SandboxSpec {
+        owner: ask.owner,
+        volumes,
+        requests,
+        metadata: ask.metadata,
+        agent_open: ask.agent_open,
+        mask_host: ask.mask_host,
+        ..spec(recipe, template, limits, birth)
+    };
     Ok(Sandbox::new(spec, deadline))
+}
+
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let size: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > MOST_METADATA {
+        let problem = format!("{size} bytes; the most is {MOST_METADATA}");
+        return Err(Invalid::new("metadata", problem));
+    }
+    let nul =
+        metadata.iter().find(|(key, value)| key.is_empty() || key.contains('\0') || value.contains('\0'));
+    match nul {
+        Some((key, _)) => Err(Invalid::new("metadata", format!("{key:?} is empty or has a NUL character"))),
+        None => Ok(()),
+    }
+}
+
+/// A host name, as it can stand in a header, once the port's number is in it.
+fn check_mask(mask: &str) -> Result<(), Invalid> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    let shown = mask.replace(PORT_MARK, "65535");
+    if (1..=255).contains(&shown.len()) && shown.bytes().all(plain) {
+        return Ok(());
+    }
+    let rule = format!("{mask:?} is no host name; write it as example.com or localhost:{PORT_MARK}");
+    Err(Invalid::new("mask_host", rule))
 }
 
 /// Volumes are a user's, so a sandbox that has any is one's too.
@@ -163,11 +214,20 @@ fn merge(recipe: &mut TemplateSpec, ask: &CreateRequest) {
     recipe.network = ask.network.clone().unwrap_or(std::mem::take(&mut recipe.network));
     recipe.env.extend(ask.env.clone());
     recipe.labels.extend(ask.labels.clone());
-    match ask.pause_after {
-        Some(0) => recipe.lifecycle.pause_after = None,
-        Some(seconds) => recipe.lifecycle.pause_after = Some(seconds),
-        None => {}
-    }
+    merge_lifecycle(&mut recipe.lifecycle, ask);
+}
+
+fn merge_lifecycle(policy: &mut LifecyclePolicy, ask: &CreateRequest) {
+    let replace = |slot: &mut Option<u64>, asked: Option<u64>| {
+        if let Some(seconds) = asked {
+            *slot = Some(seconds).filter(|seconds| *seconds > 0);
+        }
+    };
+    replace(&mut policy.pause_after, ask.pause_after);
+    replace(&mut policy.stop_after, ask.stop_after);
+    replace(&mut policy.terminate_after, ask.terminate_after);
+    policy.on_deadline = ask.on_deadline.unwrap_or(policy.on_deadline);
+    policy.wake_on_request = ask.wake_on_request.unwrap_or(policy.wake_on_request);
 }
 
 fn limits(recipe: &TemplateSpec, asked: SizeNames, capacity: &Capacity) -> Result<Limits, Invalid> {
@@ -281,12 +341,15 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
         ports: recipe.ports,
         volumes: Vec::new(),
         public: recipe.public,
+        agent_open: false,
+        mask_host: None,
         network: recipe.network,
         sudo: recipe.sudo.unwrap_or(true),
         runtime: recipe.runtime,
         executor: recipe.executor,
         lifecycle: recipe.lifecycle,
         labels: recipe.labels,
+        metadata: BTreeMap::new(),
         created_at: birth.at,
     }
 }
@@ -360,6 +423,49 @@ mod tests {
             let refused = resolved(CreateRequest { ttl: Ttl::Seconds(seconds), ..ask("base") });
             assert_eq!(refused.unwrap_err().field, "ttl", "{seconds}");
         }
+    }
+
+    #[test]
+    fn metadata_is_any_text_of_some_size() {
+        let with = |key: &str, value: String| CreateRequest {
+            metadata: BTreeMap::from([(key.to_owned(), value)]),
+            ..ask("base")
+        };
+        let made = resolved(with("a key, any", "\u{fffd} & = ".into())).unwrap();
+        assert_eq!(made.spec.metadata.len(), 1);
+        for bad in [with("", "x".into()), with("x", "\0".into()), with("x", "y".repeat(MOST_METADATA))] {
+            assert_eq!(resolved(bad).unwrap_err().field, "metadata");
+        }
+    }
+
+    #[test]
+    fn a_masked_host_is_a_host() {
+        let with = |mask: &str| resolved(CreateRequest { mask_host: Some(mask.into()), ..ask("base") });
+        assert!(with("localhost:${PORT}").is_ok() && with("[::1]").is_ok());
+        for bad in ["", "a b", "a/b", "$PORT", "a\r\nx: y"] {
+            assert_eq!(with(bad).unwrap_err().field, "mask_host", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn each_step_of_rest_can_be_asked_for() {
+        let asked = CreateRequest {
+            pause_after: Some(0),
+            stop_after: Some(7),
+            on_deadline: Some(OnDeadline::Pause),
+            wake_on_request: Some(false),
+            ..ask("base")
+        };
+        let policy = resolved(asked).unwrap().spec.lifecycle;
+        let default = LifecyclePolicy::default();
+        let expected = LifecyclePolicy {
+            pause_after: None,
+            stop_after: Some(7),
+            on_deadline: OnDeadline::Pause,
+            wake_on_request: false,
+            ..default
+        };
+        assert_eq!(policy, expected);
     }
 
     #[test]

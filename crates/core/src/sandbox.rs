@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 use crate::{
     id::SandboxId,
     io::IoLimits,
+    lifecycle::deadline_after_wake,
     network::NetworkPolicy,
     phase::Phase,
     quantity::{Bytes, MilliCpu},
     template::LifecyclePolicy,
     volume::Volume,
 };
+
+/// Stands for the number of the port in [`SandboxSpec::mask_host`].
+pub const PORT_MARK: &str = "${PORT}";
 
 /// How many transitions a sandbox remembers.
 pub const HISTORY: usize = 32;
@@ -55,6 +59,13 @@ pub struct SandboxSpec {
     /// Whether whoever knows the address of a port may use it, without key or token.
     #[serde(default)]
     pub public: bool,
+    /// Whether whoever knows its id may speak to its agent, without token.
+    #[serde(default)]
+    pub agent_open: bool,
+    /// What applications behind its ports see as `Host`, with [`PORT_MARK`] where the port's number goes; `None` shows the
+    /// one that was asked for.
+    #[serde(default)]
+    pub mask_host: Option<String>,
     /// What it may reach.
     pub network: NetworkPolicy,
     /// Whether privileges may be gained through setuid programs.
@@ -68,6 +79,9 @@ pub struct SandboxSpec {
     pub lifecycle: LifecyclePolicy,
     /// The caller's labels.
     pub labels: BTreeMap<String, String>,
+    /// Whatever else the caller wants to find it by: any text.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
     /// When it was asked for.
     pub created_at: Timestamp,
 }
@@ -168,13 +182,16 @@ impl Sandbox {
         &self.spec.id
     }
 
-    /// Moves to `phase`, unless the phases forbid it, and remembers why.
+    /// Moves to `phase`, unless the phases forbid it, and remembers why. One that wakes after its deadline gets another.
     ///
     /// # Errors
     /// Gives back the phase it is in.
     pub fn become_phase(&mut self, phase: Phase, reason: Reason, at: Timestamp) -> Result<(), Phase> {
         if !self.phase.may_become(phase) {
             return Err(self.phase);
+        }
+        if phase == Phase::Running {
+            self.deadline = deadline_after_wake(self, at).or(self.deadline);
         }
         self.phase = phase;
         self.since = at;

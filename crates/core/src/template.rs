@@ -75,6 +75,8 @@ pub struct LifecyclePolicy {
     pub allow_no_ttl: bool,
     /// What happens at the deadline.
     pub on_deadline: OnDeadline,
+    /// Whether a request to a port of a resting sandbox wakes it.
+    pub wake_on_request: bool,
 }
 
 /// What happens to a sandbox at its hard deadline.
@@ -97,6 +99,7 @@ impl Default for LifecyclePolicy {
             ttl: None,
             allow_no_ttl: true,
             on_deadline: OnDeadline::Terminate,
+            wake_on_request: true,
         }
     }
 }

@@ -49,6 +49,7 @@ fn lifecycle_overlaid(under: Option<Lifecycle>, over: Option<Lifecycle>) -> Opti
         ttl_seconds: over.ttl_seconds.or(under.ttl_seconds),
         allow_no_ttl: over.allow_no_ttl.or(under.allow_no_ttl),
         on_deadline: over.on_deadline.or(under.on_deadline),
+        wake_on_request: over.wake_on_request.or(under.wake_on_request),
     })
 }
 
@@ -157,6 +158,7 @@ fn lifecycle_in(it: Option<&Lifecycle>) -> LifecyclePolicy {
             Some(OnDeadline::Pause) => template::OnDeadline::Pause,
             Some(OnDeadline::Terminate) | None => template::OnDeadline::Terminate,
         },
+        wake_on_request: it.wake_on_request.unwrap_or(default.wake_on_request),
     }
 }
 
@@ -174,6 +176,7 @@ pub fn lifecycle_out(it: &LifecyclePolicy) -> Lifecycle {
             template::OnDeadline::Terminate => OnDeadline::Terminate,
             template::OnDeadline::Pause => OnDeadline::Pause,
         }),
+        wake_on_request: Some(it.wake_on_request),
     }
 }
 
@@ -223,7 +226,7 @@ mod tests {
             "network": {"mode": "restricted", "allow": ["198.51.100.0/24"], "deny": []}, "labels": {"l": "v"},
             "requests": {"cpu": "100m", "memory": "64Mi"}, "executor": true,
             "lifecycle": {"pause_after": null, "stop_after": 7, "terminate_after": 8, "ttl": 9, "allow_no_ttl": false,
-                "on_deadline": "pause"},
+                "on_deadline": "pause", "wake_on_request": false},
         });
         serde_json::from_value(text).unwrap()
     }

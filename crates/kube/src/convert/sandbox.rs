@@ -93,6 +93,9 @@ fn request(it: &Sandbox) -> CreateRequest {
         owner: it.spec.owner.clone(),
         labels: own_labels(it.labels()),
         ttl: if never { Ttl::Never } else { Ttl::Template },
+        metadata: it.spec.metadata.clone(),
+        agent_open: it.spec.agent_open,
+        mask_host: it.spec.mask_host.clone(),
         ..CreateRequest::default()
     }
 }
@@ -206,6 +209,9 @@ pub fn from_core(it: &sandbox::Sandbox, namespace: &str) -> Sandbox {
         owner: spec.owner.clone(),
         recipe,
         deadline: it.deadline.map(Time),
+        metadata: spec.metadata.clone(),
+        agent_open: spec.agent_open,
+        mask_host: spec.mask_host.clone(),
         state: Some(DesiredState::Running),
     };
     let mut object = Sandbox::new(spec.id.as_str(), asked);
@@ -317,6 +323,8 @@ mod tests {
         let mut asked = atoll_core::testing::sandbox(7);
         asked.spec.owner = Some("alice@example.com".into());
         asked.spec.labels.insert("team".into(), "blue".into());
+        asked.spec.metadata.insert("any key".into(), "any text".into());
+        (asked.spec.agent_open, asked.spec.mask_host) = (true, Some("localhost:${PORT}".into()));
         // Other people's APIs know their own sandboxes by it.
         asked.spec.labels.insert("atoll.dev/dialect".into(), "kata".into());
         asked.deadline = Some(Timestamp::from_second(9).unwrap());

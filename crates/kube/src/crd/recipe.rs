@@ -182,6 +182,9 @@ pub struct Lifecycle {
     /// What happens at the deadline; `Terminate` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_deadline: Option<OnDeadline>,
+    /// Whether a request to a port of a resting sandbox wakes it; true when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wake_on_request: Option<bool>,
 }
 
 /// What happens at the deadline.

@@ -66,6 +66,16 @@ pub struct SandboxSpec {
     /// When it ends at the latest, in place of the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
+    /// Any text to find it by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether whoever knows its id may speak to its agent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub agent_open: bool,
+    /// What applications behind its ports see as `Host`, with `${PORT}` where the number goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub mask_host: Option<String>,
     /// How it should be. `Running` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<DesiredState>,

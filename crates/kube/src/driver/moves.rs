@@ -3,6 +3,7 @@
 use atoll_core::{
     driver::{DriverError, no_progress},
     id::SandboxId,
+    lifecycle::deadline_after_wake,
     network::NetworkPolicy,
     phase::Phase,
     sandbox::{Reason, Sandbox},
@@ -29,8 +30,13 @@ impl Inner {
         reason: &Reason,
     ) -> Result<Arc<Seen>, DriverError> {
         let why = json!({ "code": reason.code, "message": reason.message }).to_string();
-        self.patch(seen, json!({ "metadata": { "annotations": { WHY: why } }, "spec": { "state": state } }))
-            .await
+        let mut spec = json!({ "state": state });
+        if state == DesiredState::Running
+            && let Some(deadline) = deadline_after_wake(&seen.sandbox, Timestamp::now())
+        {
+            spec["deadline"] = json!(deadline);
+        }
+        self.patch(seen, json!({ "metadata": { "annotations": { WHY: why } }, "spec": spec })).await
     }
 
     async fn go(

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
-use super::Volume;
+use super::{OnDeadline, Volume};
 
 /// Body of `POST /api/v1/sandboxes`: an image or a template, and what differs from it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,12 +48,33 @@ pub struct CreateSandbox {
     /// Seconds without use until it is paused; 0 is never. Absent: the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_after: Option<u64>,
+    /// Seconds from paused to stopped; 0 is never. Absent: the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_after: Option<u64>,
+    /// Seconds from stopped to terminated; 0 is never. Absent: the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminate_after: Option<u64>,
+    /// What happens at the hard deadline. Absent: the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_deadline: Option<OnDeadline>,
+    /// Whether a request to one of its ports wakes it. Absent: the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wake_on_request: Option<bool>,
     /// Environment of every command.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Labels to find it by.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Any text to find it by, 64 KiB at most.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether whoever knows its id may run commands in it, without key or token, through port 49983 of its address.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub agent_open: bool,
+    /// What applications behind its ports see as `Host`, with `${PORT}` where the number goes. Absent: what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_host: Option<String>,
     /// The user it is to belong to, whose volumes it gets: any name, also an e-mail address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -297,6 +318,15 @@ pub struct Sandbox {
     pub env: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Any text to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether whoever knows its id may run commands in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_open: bool,
+    /// What applications behind its ports see as `Host`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_host: Option<String>,
     /// Status in the words of older clients.
     pub status: Status,
     /// Phase in our own.

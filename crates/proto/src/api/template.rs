@@ -102,6 +102,8 @@ pub struct Lifecycle {
     pub allow_no_ttl: bool,
     /// `terminate` or `pause`.
     pub on_deadline: OnDeadline,
+    /// Whether a request to a port of a resting sandbox wakes it.
+    pub wake_on_request: bool,
 }
 
 /// What happens at the hard deadline.
@@ -125,6 +127,7 @@ impl Default for Lifecycle {
             ttl: None,
             allow_no_ttl: true,
             on_deadline: OnDeadline::Terminate,
+            wake_on_request: true,
         }
     }
 }

@@ -153,7 +153,8 @@ fn list_query(query: &Query) -> Result<ListQuery, ServiceError> {
         }
     }
     let owner = query.get("owner").map(str::to_owned);
-    Ok(ListQuery { tenant: None, owner, labels: convert::labels(query.all("label"))?, phases, limit, cursor })
+    let labels = convert::labels(query.all("label"))?;
+    Ok(ListQuery { owner, labels, phases, limit, cursor, ..ListQuery::default() })
 }
 
 /// Gets a sandbox.

@@ -39,6 +39,13 @@ pub fn create_request(ask: api::CreateSandbox) -> Result<CreateRequest, ServiceE
         user: ask.user,
         workdir: ask.workdir,
         pause_after: ask.pause_after,
+        stop_after: ask.stop_after,
+        terminate_after: ask.terminate_after,
+        on_deadline: ask.on_deadline.map(on_deadline_in),
+        wake_on_request: ask.wake_on_request,
+        metadata: ask.metadata,
+        agent_open: ask.agent_open,
+        mask_host: ask.mask_host,
     })
 }
 
@@ -116,6 +123,9 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         ttl: it.deadline.map(|deadline| deadline.duration_since(created_at).as_secs()),
         env: it.spec.env,
         labels: it.spec.labels,
+        metadata: it.spec.metadata,
+        agent_open: it.spec.agent_open,
+        mask_host: it.spec.mask_host,
         status: status(it.phase),
         phase: phase(it.phase),
         reason: reason(it.reason),
@@ -281,10 +291,15 @@ fn lifecycle_in(it: api::Lifecycle) -> LifecyclePolicy {
         terminate_after: it.terminate_after,
         ttl: it.ttl,
         allow_no_ttl: it.allow_no_ttl,
-        on_deadline: match it.on_deadline {
-            api::OnDeadline::Terminate => OnDeadline::Terminate,
-            api::OnDeadline::Pause => OnDeadline::Pause,
-        },
+        on_deadline: on_deadline_in(it.on_deadline),
+        wake_on_request: it.wake_on_request,
+    }
+}
+
+fn on_deadline_in(it: api::OnDeadline) -> OnDeadline {
+    match it {
+        api::OnDeadline::Terminate => OnDeadline::Terminate,
+        api::OnDeadline::Pause => OnDeadline::Pause,
     }
 }
 
@@ -339,6 +354,7 @@ fn lifecycle(it: LifecyclePolicy) -> api::Lifecycle {
             OnDeadline::Terminate => api::OnDeadline::Terminate,
             OnDeadline::Pause => api::OnDeadline::Pause,
         },
+        wake_on_request: it.wake_on_request,
     }
 }
 
