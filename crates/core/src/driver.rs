@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, str::FromStr, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     phase::Phase,
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    snapshot::Snapshots,
     volume::Volumes,
 };
 
@@ -113,30 +114,39 @@ pub enum DriverError {
     Internal(String),
 }
 
-/// A sandbox's place in a list: newest first, and by id among those of one microsecond.
+/// The place of a sandbox, or of whatever else has an id and an age, in a list: newest first, and by id among those of one
+/// microsecond.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
+pub struct Position<I = SandboxId> {
     /// Microseconds from the creation to the epoch: the age comes with its sign turned.
     age: i64,
-    id: SandboxId,
+    id: I,
 }
 
 impl Position {
     /// Where a sandbox stands.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Self {
-        Self { age: -sandbox.spec.created_at.as_microsecond(), id: sandbox.id().clone() }
+        Self::at(sandbox.spec.created_at, sandbox.id().clone())
+    }
+}
+
+impl<I: FromStr> Position<I> {
+    /// Where what was made then stands.
+    #[must_use]
+    pub fn at(created_at: Timestamp, id: I) -> Self {
+        Self { age: -created_at.as_microsecond(), id }
     }
 
     /// Reads what [`Display`](fmt::Display) wrote.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (age, id) = text.split_once('.')?;
-        Some(Self { age: age.parse().ok()?, id: SandboxId::parse(id).ok()? })
+        Some(Self { age: age.parse().ok()?, id: id.parse().ok()? })
     }
 }
 
-impl fmt::Display for Position {
+impl<I: fmt::Display> fmt::Display for Position<I> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}.{}", self.age, self.id)
     }
@@ -332,6 +342,9 @@ pub trait Driver: Send + Sync + 'static {
     /// The volumes it keeps.
     fn volumes(&self) -> &dyn Volumes;
 
+    /// The snapshots it keeps.
+    fn snapshots(&self) -> &dyn Snapshots;
+
     /// What is right and wrong with the machine.
     async fn doctor(&self) -> Vec<Check>;
 }
@@ -357,7 +370,7 @@ mod tests {
         assert_eq!(Position::parse(&position.to_string()), Some(position.clone()));
         assert!(Position::of(&made_at(6)) < position, "newest first");
         for bad in ["", "x", "1", "1.", ".i", "x.i1", "ab.cd"] {
-            assert_eq!(Position::parse(bad), None, "{bad}");
+            assert_eq!(Position::<SandboxId>::parse(bad), None, "{bad}");
         }
     }
 

@@ -1,57 +1,80 @@
 //! Names and identifiers. Randomness comes from the caller.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use crate::error::Invalid;
 
 const LENGTH: usize = 20;
 const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
-/// A sandbox's identifier: `i` and 19 lowercase letters or digits. It is the name of every resource of the sandbox, so it
-/// is also a valid DNS label, file name and cgroup name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct SandboxId(String);
+/// Declares an identifier: a letter and 19 lowercase letters or digits.
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident, $letter:literal, $form:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
 
-impl SandboxId {
-    /// Makes an identifier of 19 bytes of randomness. The bias of 256 modulo 36 costs less than a bit of the 98.
-    #[must_use]
-    pub fn from_entropy(bytes: [u8; LENGTH - 1]) -> Self {
-        let tail = bytes.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()]));
-        Self(std::iter::once('i').chain(tail).collect())
-    }
+        impl $name {
+            /// Makes an identifier of 19 bytes of randomness. The bias of 256 modulo 36 costs less than a bit of the 98.
+            #[must_use]
+            pub fn from_entropy(bytes: [u8; LENGTH - 1]) -> Self {
+                let tail = bytes.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()]));
+                Self(std::iter::once($letter).chain(tail).collect())
+            }
 
-    /// Accepts only the exact form, so that an id can be used in a path or a name without further checks.
-    ///
-    /// # Errors
-    /// When `text` is not of that form.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let tail_is_plain = text.bytes().skip(1).all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        if text.len() == LENGTH && text.starts_with('i') && tail_is_plain {
-            return Ok(Self(text.to_owned()));
+            /// Accepts only the exact form, so that an id can be used in a path or a name without further checks.
+            ///
+            /// # Errors
+            /// When `text` is not of that form.
+            pub fn parse(text: &str) -> Result<Self, Invalid> {
+                let tail_is_plain = text.bytes().skip(1).all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+                if text.len() == LENGTH && text.starts_with($letter) && tail_is_plain {
+                    return Ok(Self(text.to_owned()));
+                }
+                Err(Invalid::new("id", $form))
+            }
+
+            /// The identifier as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-        Err(Invalid::new("id", "a sandbox id is `i` followed by 19 lowercase letters or digits"))
-    }
 
-    /// The identifier as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                Self::parse(text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+identifier! {
+    /// A sandbox's identifier: `i` and 19 lowercase letters or digits. It is the name of every resource of the sandbox, so it
+    /// is also a valid DNS label, file name and cgroup name.
+    SandboxId, 'i', "a sandbox id is `i` followed by 19 lowercase letters or digits"
 }
 
-impl<'de> Deserialize<'de> for SandboxId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
-    }
+identifier! {
+    /// A snapshot's identifier: `s` and 19 lowercase letters or digits; a valid file name.
+    SnapshotId, 's', "a snapshot id is `s` followed by 19 lowercase letters or digits"
 }
 
 /// Checks the name of a template: a DNS label of at most 63 characters.
@@ -112,6 +135,9 @@ mod tests {
         ] {
             assert!(SandboxId::parse(bad).is_err(), "{bad:?}");
         }
+        let snapshot = SnapshotId::from_entropy([7; 19]);
+        assert_eq!(SnapshotId::parse(snapshot.as_str()).unwrap(), snapshot);
+        assert!(SnapshotId::parse(id.as_str()).is_err() && SandboxId::parse(snapshot.as_str()).is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod ranges;
 pub mod reach;
 pub mod request;
 pub mod sandbox;
+pub mod snapshot;
 pub mod store;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]

@@ -10,6 +10,7 @@ use crate::{
     network::NetworkPolicy,
     owner::LONGEST_PORT,
     quantity::{Bytes, MilliCpu},
+    snapshot,
     volume::{self, VolumeSpec},
 };
 
@@ -235,6 +236,7 @@ impl TemplateSpec {
                 "a template needs an image, e.g. `base` or `python:3.11-slim`",
             ));
         }
+        snapshot::of_image(&self.image)?;
         self.check_sizes()?;
         check_env("env", &self.env)?;
         self.ports.iter().try_for_each(|(name, port)| check_port(name, *port))?;
@@ -307,6 +309,7 @@ mod tests {
     fn each_refusal_names_its_field() {
         let cases: Vec<(&str, TemplateSpec)> = vec![
             ("image", TemplateSpec::default()),
+            ("image", TemplateSpec { image: "snapshot:../x".into(), ..spec() }),
             ("cpu", TemplateSpec { cpu: Some("lots".into()), ..spec() }),
             ("memory", TemplateSpec { memory: Some("1x".into()), ..spec() }),
             ("disk", TemplateSpec { disk: Some("0".into()), ..spec() }),

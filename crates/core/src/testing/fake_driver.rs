@@ -10,18 +10,19 @@ use std::{
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{ROOM, fake_images::FakeImages, fake_volumes::FakeVolumes};
+use super::{ROOM, fake_images::FakeImages, fake_snapshots::FakeSnapshots, fake_volumes::FakeVolumes};
 use crate::{
     driver::{
         BoxStream, Check, CheckStatus, CreateStep, Driver, DriverError, Event, ListQuery, LogStream, Page,
         Position, Progress, Target, Usage,
     },
-    id::SandboxId,
+    id::{SandboxId, SnapshotId},
     image::Images,
     network::NetworkPolicy,
     phase::Phase,
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    snapshot::{NewSnapshot, Snapshot, SnapshotPage, SnapshotQuery, Snapshots},
     volume::Volumes,
 };
 
@@ -35,6 +36,7 @@ pub struct FakeDriver {
     events: broadcast::Sender<Event>,
     images: FakeImages,
     volumes: FakeVolumes,
+    snapshots: FakeSnapshots,
     connector: Box<Connector>,
 }
 
@@ -66,6 +68,7 @@ impl FakeDriver {
             events: broadcast::channel(1024).0,
             images: FakeImages::default(),
             volumes: FakeVolumes::default(),
+            snapshots: FakeSnapshots::default(),
             connector,
         }
     }
@@ -157,6 +160,7 @@ impl FakeDriver {
         if inner.sandboxes.contains_key(sandbox.id()) {
             return Err(DriverError::Exists(sandbox.id().clone()));
         }
+        self.snapshots.check(sandbox)?;
         self.volumes.take(sandbox)?;
         inner.sandboxes.insert(sandbox.id().clone(), sandbox.clone());
         inner.creating += 1;
@@ -240,7 +244,7 @@ impl Driver for FakeDriver {
 
     async fn connect(&self, id: &SandboxId, target: Target) -> Result<BoxStream, DriverError> {
         self.failure("connect")?;
-        let phase = self.get(id).await?.phase;
+        let phase = Driver::get(self, id).await?.phase;
         if phase == Phase::Stopped {
             self.start(id, crate::driver::no_progress()).await?;
         }
@@ -249,7 +253,7 @@ impl Driver for FakeDriver {
     }
 
     async fn logs(&self, id: &SandboxId, tail: u64, _follow: bool) -> Result<LogStream, DriverError> {
-        self.get(id).await?;
+        Driver::get(self, id).await?;
         let log = self.lock().logs.get(id).cloned().unwrap_or_default();
         let from = log.len().saturating_sub(usize::try_from(tail).unwrap_or(usize::MAX));
         Ok(stream::iter([Ok(log[from..].to_vec())]).boxed())
@@ -280,7 +284,7 @@ impl Driver for FakeDriver {
     }
 
     async fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
-        self.get(id).await?;
+        Driver::get(self, id).await?;
         Ok(Usage { cpu_us: 1000, memory: 4096, memory_peak: 8192, disk: None, pids: 1, oom_kills: 0 })
     }
 
@@ -296,8 +300,45 @@ impl Driver for FakeDriver {
         &self.volumes
     }
 
+    fn snapshots(&self) -> &dyn Snapshots {
+        self
+    }
+
     async fn doctor(&self) -> Vec<Check> {
         let detail = "sandboxes are values in memory".to_owned();
         vec![Check { name: "fake".into(), status: CheckStatus::Ok, detail, mend: None }]
+    }
+}
+
+#[async_trait]
+impl Snapshots for FakeDriver {
+    async fn take(&self, sandbox: &SandboxId, ask: NewSnapshot) -> Result<Snapshot, DriverError> {
+        self.failure("take")?;
+        let source = self.lock().sandboxes.get(sandbox).cloned().ok_or_else(|| missing(sandbox))?;
+        self.snapshots.take(&source, ask)
+    }
+
+    async fn get(&self, id: &SnapshotId) -> Result<Snapshot, DriverError> {
+        self.snapshots.get(id)
+    }
+
+    async fn list(&self, query: &SnapshotQuery) -> Result<SnapshotPage, DriverError> {
+        Ok(self.snapshots.list(query))
+    }
+
+    async fn remove(&self, id: &SnapshotId) -> Result<(), DriverError> {
+        self.failure("remove")?;
+        self.snapshots.remove(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{sandbox, snapshot_contract};
+
+    #[tokio::test]
+    async fn the_fake_keeps_the_contract_of_snapshots() {
+        snapshot_contract(&FakeDriver::default(), |n| sandbox(n).spec).await;
     }
 }

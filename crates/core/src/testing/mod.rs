@@ -2,14 +2,17 @@
 
 mod fake_driver;
 mod fake_images;
+mod fake_snapshots;
 mod fake_store;
 mod fake_volumes;
+mod snapshot_contract;
 mod store_contract;
 
 pub use fake_driver::{Connector, FakeDriver};
 pub use fake_images::FakeImages;
 pub use fake_store::FakeStore;
 pub use fake_volumes::FakeVolumes;
+pub use snapshot_contract::snapshot_contract;
 pub use store_contract::store_contract;
 
 use jiff::Timestamp;

@@ -5,6 +5,7 @@ use atoll_core::{
     id::SandboxId,
     phase::Phase,
     sandbox::{Reason, Sandbox},
+    snapshot,
 };
 use jiff::Timestamp;
 use kube::{
@@ -221,6 +222,9 @@ pub const NO_IO: &str = "io: a cluster does not limit I/O on disks; leave it out
 
 /// What the objects have no words for is refused, not left out.
 fn can_be_had(sandbox: &Sandbox) -> Result<(), DriverError> {
+    if snapshot::of_image(&sandbox.spec.image).is_ok_and(|named| named.is_some()) {
+        return super::snapshots::unsupported();
+    }
     if sandbox.spec.limits.io.is_none() {
         return Ok(());
     }

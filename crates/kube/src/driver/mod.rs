@@ -14,6 +14,7 @@ mod port;
 mod posting;
 mod request;
 mod seen;
+mod snapshots;
 mod templates;
 mod touch;
 mod volumes;

@@ -11,6 +11,7 @@ use atoll_core::{
     network::NetworkPolicy,
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    snapshot::Snapshots,
     volume::Volumes,
 };
 use jiff::Timestamp;
@@ -108,6 +109,10 @@ impl Driver for KubeDriver {
     }
 
     fn volumes(&self) -> &dyn Volumes {
+        self
+    }
+
+    fn snapshots(&self) -> &dyn Snapshots {
         self
     }
 

@@ -11,6 +11,7 @@ mod logs;
 mod port;
 mod rest;
 mod runtime;
+mod snapshots;
 mod start;
 mod table;
 mod volumes;

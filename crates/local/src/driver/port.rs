@@ -16,6 +16,7 @@ use atoll_core::{
     quantity::{Bytes, MilliCpu},
     request::Capacity,
     sandbox::{Reason, Sandbox},
+    snapshot::Snapshots,
     volume::Volumes,
 };
 
@@ -137,6 +138,10 @@ impl Driver for LocalDriver {
     }
 
     fn volumes(&self) -> &dyn Volumes {
+        self
+    }
+
+    fn snapshots(&self) -> &dyn Snapshots {
         self
     }
 
