@@ -3,6 +3,7 @@
 //! It must not know of I/O, the clock, randomness, HTTP, SQL, namespaces or pods: callers pass those in.
 
 pub mod address;
+pub mod build;
 pub mod driver;
 pub mod error;
 pub mod id;

@@ -1,9 +1,10 @@
-//! The port to what must be remembered beside the sandboxes themselves: keys, templates, idempotency.
+//! The port to what must be remembered beside the sandboxes themselves: keys, templates, idempotency, builds.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{
+    build::Builds,
     key::ApiKey,
     template::{Template, TemplateSpec},
 };
@@ -88,7 +89,7 @@ pub trait Templates: Send + Sync + 'static {
 /// processes. Times are kept to the microsecond, names are told apart and sorted byte by byte, and a text with a NUL
 /// character is [`StoreError::Invalid`]. Errors name what is missing as `key ID` and `template NAME`.
 #[async_trait]
-pub trait Store: Templates {
+pub trait Store: Templates + Builds {
     /// Remembers a key, unless its id or its hash is known: then nothing changes and it [`StoreError::Exists`].
     async fn put_key(&self, key: &ApiKey) -> Result<(), StoreError>;
     /// The key with this hash, if it is there.

@@ -6,6 +6,7 @@ mod error;
 mod migrate;
 mod postgres;
 mod rows;
+mod sql_builds;
 mod sql_store;
 mod sqlite;
 

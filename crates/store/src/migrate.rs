@@ -12,13 +12,18 @@ pub(crate) struct Dialect {
     scripts: &'static [&'static str],
 }
 
-pub(crate) const SQLITE: Dialect =
-    Dialect { begin: "BEGIN IMMEDIATE", scripts: &[include_str!("../migrations/sqlite/0001.sql")] };
+pub(crate) const SQLITE: Dialect = Dialect {
+    begin: "BEGIN IMMEDIATE",
+    scripts: &[include_str!("../migrations/sqlite/0001.sql"), include_str!("../migrations/sqlite/0002.sql")],
+};
 
 pub(crate) const POSTGRES: Dialect = Dialect {
     // Tables cannot be locked before they exist; the number is `atoll` in ASCII.
     begin: "BEGIN; SELECT pg_advisory_xact_lock(418565287020)",
-    scripts: &[include_str!("../migrations/postgres/0001.sql")],
+    scripts: &[
+        include_str!("../migrations/postgres/0001.sql"),
+        include_str!("../migrations/postgres/0002.sql"),
+    ],
 };
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)";

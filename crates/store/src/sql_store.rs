@@ -52,7 +52,7 @@ const SWEEP_REQUESTS: &str = "DELETE FROM idempotent_requests WHERE created_at <
 const PING: &str = "SELECT COUNT(*) FROM schema_version";
 
 pub(crate) struct SqlStore {
-    db: Db,
+    pub(crate) db: Db,
 }
 
 impl SqlStore {

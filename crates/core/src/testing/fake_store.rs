@@ -7,6 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::fake_builds::FakeBuilds;
 use crate::{
     key::ApiKey,
     store::{IdempotencyKey, IdempotencyRecord, Store, StoreError, Templates, check_text},
@@ -17,6 +18,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct FakeStore {
     rows: Mutex<Rows>,
+    pub(super) builds: FakeBuilds,
 }
 
 #[derive(Debug, Default)]
@@ -40,11 +42,11 @@ impl Rows {
 }
 
 /// What a database would give back: to the microsecond.
-fn kept(at: Timestamp) -> Timestamp {
+pub(super) fn kept(at: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
 
-fn check_all(texts: &[&str]) -> Result<(), StoreError> {
+pub(super) fn check_all(texts: &[&str]) -> Result<(), StoreError> {
     texts.iter().try_for_each(|text| check_text(text))
 }
 

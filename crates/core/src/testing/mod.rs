@@ -1,5 +1,7 @@
 //! Fakes and contract suites of the ports, and sample values, for tests of every crate.
 
+mod builds_contract;
+mod fake_builds;
 mod fake_driver;
 mod fake_images;
 mod fake_snapshots;

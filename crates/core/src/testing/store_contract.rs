@@ -4,13 +4,14 @@ use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::builds_contract::builds_contract;
 use crate::{
     key::{ApiKey, Role, hash},
     store::{IdempotencyKey, IdempotencyRecord, Store, StoreError},
     template::{Template, TemplateSpec},
 };
 
-type Outcome = Result<(), StoreError>;
+pub(super) type Outcome = Result<(), StoreError>;
 
 /// How many callers go for the same thing at once.
 const CROWD: i64 = 32;
@@ -47,21 +48,22 @@ pub async fn store_contract(make: impl AsyncFn() -> Arc<dyn Store>) {
     odd_texts_are_kept(&*make().await).await.unwrap_or_else(refused("odd texts"));
     long_texts_are_kept(&*make().await).await.unwrap_or_else(refused("long texts"));
     nul_is_refused(&*make().await).await;
+    builds_contract(&make).await;
     make().await.ping().await.unwrap_or_else(refused("ping"));
 }
 
 /// Ends the suite where a call failed that must not.
-fn refused(case: &'static str) -> impl FnOnce(StoreError) {
+pub(super) fn refused(case: &'static str) -> impl FnOnce(StoreError) {
     move |error| unreachable!("the store failed at {case}: {error}")
 }
 
 #[track_caller]
-fn assert_missing<T: std::fmt::Debug>(outcome: Result<T, StoreError>, what: &str) {
+pub(super) fn assert_missing<T: std::fmt::Debug>(outcome: Result<T, StoreError>, what: &str) {
     assert!(matches!(&outcome, Err(StoreError::NotFound(name)) if name == what), "{what}: {outcome:?}");
 }
 
 /// A moment that no database rounds.
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_microsecond(second * 1_000_000 + 123_456).unwrap_or_default()
 }
 

@@ -107,7 +107,7 @@ async fn what_a_server_refuses_is_said_without_the_password() {
     open(&url).await.put_key(&key("one")).await.unwrap();
     server.sql("newer", "INSERT INTO schema_version (version) VALUES (999)".into()).await;
     let why = refusal(&url).await;
-    assert!(why.contains("was written by a newer program (schema 999; this one knows up to 1)"), "{why}");
+    assert!(why.contains("was written by a newer program (schema 999; this one knows up to 2)"), "{why}");
 
     let url = server.database("others").await;
     server.sql("others", "CREATE TABLE templates (mine TEXT)".into()).await;

@@ -158,7 +158,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         .await;
     let before = fs::read(&file.path).unwrap();
     let why = refusal(&file.url).await;
-    assert!(why.contains("was written by a newer program (schema 999; this one knows up to 1)"), "{why}");
+    assert!(why.contains("was written by a newer program (schema 999; this one knows up to 2)"), "{why}");
     assert!(fs::read(&file.path).unwrap() == before, "the file was changed");
     sql(&file.path, "DELETE FROM schema_version WHERE version = 999").await;
     open(&file.url).await.ping().await.unwrap();
