@@ -182,8 +182,8 @@ async fn private(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Resul
     let other = server.http()?.post("/api/v1/keys", body).await?.expect(201)?;
     let other = other["secret"].as_str().context("a new key")?.to_owned();
     for name in [&there, &nowhere] {
-        refused(outside.request(Method::GET, name, "/"), 401, "unauthorized").await?;
-        refused(outside.request(Method::GET, name, "/").header("x-api-key", "wrong"), 401, "unauthorized")
+        refused(outside.request(Method::GET, name, "/"), 403, "unauthorized").await?;
+        refused(outside.request(Method::GET, name, "/").header("x-api-key", "wrong"), 403, "unauthorized")
             .await?;
         refused(outside.request(Method::GET, name, "/").header("x-api-key", &other), 404, "not_found")
             .await?;
@@ -211,14 +211,14 @@ async fn link(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Result<(
     let with_cookie = |name: &str| outside.request(Method::GET, name, "/").header("cookie", &cookie);
     let (status, told) = json_of(with_cookie(&name)).await?;
     ensure!(status == 200 && !told.to_string().contains("atoll"), "{status} {told}");
-    refused(with_cookie(&name).header("sec-fetch-site", "same-site"), 401, "unauthorized").await?;
+    refused(with_cookie(&name).header("sec-fetch-site", "same-site"), 403, "unauthorized").await?;
     refused(with_cookie(&host(8000, sandbox)), 404, "not_found").await?;
     let token = cookie.split_once('=').context("a cookie has a value")?.1;
     let program = outside.request(Method::POST, &name, "/digest").header("x-atoll-token", token);
     ensure!(program.body("x").send().await?.status() == 200);
     let forged = token.replace(&format!(".{PORT}."), ".8000.");
     let forged = outside.request(Method::GET, &host(8000, sandbox), "/").header("x-atoll-token", forged);
-    refused(forged, 401, "unauthorized").await
+    refused(forged, 403, "unauthorized").await
 }
 
 async fn link_ends(server: &Server, outside: &Outside, sandbox: &Sandbox) -> Result<()> {

@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("atoll-store", &["atoll-core"]),
     ("atoll-local", &["atoll-core", "atoll-proto", "atoll-tree"]),
     ("atoll-kube", &["atoll-core", "atoll-proto"]),
-    ("atoll-gateway", &["atoll-core"]),
+    ("atoll-gateway", &["atoll-core", "atoll-proto"]),
     ("atoll-agent", &["atoll-proto", "atoll-tree"]),
     ("atoll-server", &["atoll-core", "atoll-proto"]),
     ("atoll-client", &["atoll-proto"]),

@@ -13,6 +13,8 @@ use crate::{
 const HOST: &str = "{host}";
 /// The label below the content domain that is the API's.
 const API: &str = "api";
+/// The port at which clients of E2B reach a sandbox's agent; by it, no application is reached.
+pub const AGENT_PORT: u16 = 49983;
 /// Longest content domain: with a label of 63 and a dot it fits into the 253 characters of a host name.
 const LONGEST_DOMAIN: usize = 189;
 

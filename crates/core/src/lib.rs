@@ -5,6 +5,7 @@
 pub mod address;
 pub mod build;
 pub mod driver;
+pub mod early;
 pub mod error;
 pub mod id;
 pub mod image;

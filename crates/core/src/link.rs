@@ -85,6 +85,18 @@ impl LinkKey {
         hex(&self.keyed("atoll-traffic-token\n").chain_update(id.as_str()).finalize().into_bytes())
     }
 
+    /// Whether a text is [`LinkKey::agent_token`] of a sandbox; takes as long for a wrong one as for the right one.
+    #[must_use]
+    pub fn is_agent_token(&self, id: &SandboxId, shown: &str) -> bool {
+        is_same(self.agent_token(id).as_bytes(), shown.as_bytes())
+    }
+
+    /// Whether a text is [`LinkKey::traffic_token`] of a sandbox; takes as long for a wrong one as for the right one.
+    #[must_use]
+    pub fn is_traffic_token(&self, id: &SandboxId, shown: &str) -> bool {
+        is_same(self.traffic_token(id).as_bytes(), shown.as_bytes())
+    }
+
     fn mac(&self, claim: &str) -> Hmac<Sha256> {
         self.keyed("atoll-link\n").chain_update(claim)
     }
@@ -97,6 +109,13 @@ impl LinkKey {
         let mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
         mac.chain_update(purpose)
     }
+}
+
+/// Whether two secrets are the same, in a time that tells only their lengths.
+#[must_use]
+pub fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let differ = |all: u8, (a, b): (&u8, &u8)| all | (a ^ b);
+    one.len() == other.len() && std::hint::black_box(one.iter().zip(other).fold(0, differ)) == 0
 }
 
 fn claim(grant: &Grant) -> String {
@@ -195,6 +214,10 @@ mod tests {
         }
         assert_ne!(token, LinkKey::new([8; 32]).agent_token(&one));
         assert_eq!(key.verify(&token), None, "a token is not a link");
+        assert!(key.is_agent_token(&one, &token) && key.is_traffic_token(&one, &key.traffic_token(&one)));
+        for wrong in ["", &token[1..], &key.traffic_token(&one), &key.agent_token(&other)] {
+            assert!(!key.is_agent_token(&one, wrong), "{wrong}");
+        }
     }
 
     proptest! {

@@ -19,21 +19,39 @@ pub struct Shown {
     pub grants: Vec<Grant>,
     /// Whether nobody is asked for anything, and it comes from where that may be so.
     pub everybody: bool,
+    /// Whether it has a token for the ports of one sandbox, and that is the right one.
+    pub traffic: Option<bool>,
+    /// Whether it comes from a client of E2B, which must be told in its words.
+    pub e2b: bool,
+}
+
+impl Shown {
+    /// Whether one of the keys opens a sandbox.
+    pub fn has_key_of(&self, sandbox: &Known) -> bool {
+        self.keys.iter().any(|key| key.role == Role::Admin || key.tenant == sandbox.tenant)
+    }
 }
 
 /// Lets a request go on to `port` of the sandbox that was found, or says why not. A port that the sandbox does not name
-/// is `None`.
+/// is `None`. E2B's clients learn by an id alone that its sandbox is there, because ids are random; not where it is a user's
+/// own, for such an id may follow from a name.
 pub fn decide<'a>(
     found: Option<&'a Known>,
     port: Option<u16>,
     shown: &Shown,
     now: Timestamp,
 ) -> Result<&'a Known, Refusal> {
-    let known_sender =
-        shown.everybody || !shown.keys.is_empty() || shown.grants.iter().any(|grant| now < grant.expires_at);
+    let known_sender = shown.everybody
+        || !shown.keys.is_empty()
+        || shown.traffic == Some(true)
+        || shown.grants.iter().any(|grant| now < grant.expires_at);
     match found {
         Some(sandbox) if sandbox.public || is_open(sandbox, port, shown, now) => Ok(sandbox),
         _ if known_sender => Err(Refusal::NotFound),
+        Some(sandbox) if shown.e2b && !sandbox.owned => {
+            Err(Refusal::NoTraffic { wrong: shown.traffic.is_some() })
+        }
+        _ if shown.e2b => Err(Refusal::NotFound),
         _ if !shown.grants.is_empty() => Err(Refusal::Expired),
         _ => Err(Refusal::Unauthorized),
     }
@@ -41,7 +59,8 @@ pub fn decide<'a>(
 
 fn is_open(sandbox: &Known, port: Option<u16>, shown: &Shown, now: Timestamp) -> bool {
     shown.everybody
-        || shown.keys.iter().any(|key| key.role == Role::Admin || key.tenant == sandbox.tenant)
+        || shown.has_key_of(sandbox)
+        || shown.traffic == Some(true)
         || shown.grants.iter().any(|grant| grants(grant, &sandbox.id, port, now))
 }
 
@@ -120,6 +139,22 @@ mod tests {
             at(None, &Shown { everybody: true, ..Shown::default() }, 0),
             Err(Refusal::NotFound)
         ));
+    }
+
+    #[test]
+    fn clients_of_e2b_show_a_token_of_the_sandbox() {
+        let (private, e2b) = (found(false), |traffic| Shown { traffic, e2b: true, ..Shown::default() });
+        assert!(at(Some(&private), &e2b(Some(true)), 0).is_ok());
+        for traffic in [None, Some(false)] {
+            let refused = at(Some(&private), &e2b(traffic), 0).unwrap_err();
+            assert!(matches!(refused, Refusal::NoTraffic { wrong } if wrong == traffic.is_some()));
+            assert!(matches!(at(None, &e2b(traffic), 0), Err(Refusal::NotFound)));
+        }
+        let mut owned = found(false);
+        owned.owned = true;
+        assert!(matches!(at(Some(&owned), &e2b(None), 0), Err(Refusal::NotFound)), "as if it were not there");
+        let plain = Shown { traffic: Some(false), ..Shown::default() };
+        assert!(matches!(at(Some(&private), &plain, 0), Err(Refusal::Unauthorized)));
     }
 
     #[test]

@@ -36,7 +36,8 @@ impl Pulse {
         Arc::new(Self { driver, id, clock, metrics, began: Instant::now(), reported_ms: AtomicU64::new(0) })
     }
 
-    /// Bytes go to the sandbox. One that was frozen since the last of them wakes: nobody inside could answer otherwise.
+    /// Bytes go to the sandbox. One that was frozen since the last of them wakes, if it may: nobody inside could answer
+    /// otherwise.
     pub fn inward(&self, bytes: usize) {
         self.metrics.inward.inc_by(bytes as u64);
         if self.is_due() {
@@ -69,7 +70,7 @@ impl Drop for Pulse {
 
 async fn rouse(driver: Arc<dyn Driver>, id: SandboxId) {
     match driver.get(&id).await {
-        Ok(sandbox) if sandbox.phase == Phase::Paused => {}
+        Ok(sandbox) if sandbox.phase == Phase::Paused && sandbox.spec.lifecycle.wake_on_request => {}
         _ => return,
     }
     match driver.resume(&id).await {

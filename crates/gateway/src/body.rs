@@ -10,14 +10,27 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use crate::{activity::Pulse, pool::Lease};
+use crate::{activity::Pulse, envelopes::Envelopes, pool::Lease};
 
 /// The body of an answer: a sandbox's, or a short text of the gateway's own.
 pub struct Body(Kind);
 
 enum Kind {
     Text(Full<Bytes>),
-    Streamed { incoming: Incoming, pulse: Arc<Pulse>, lease: Option<Lease> },
+    Streamed { incoming: Incoming, pulse: Arc<Pulse>, lease: Option<Lease>, ending: Option<Ending> },
+}
+
+/// What ends a stream of messages that breaks off.
+pub struct Ending {
+    envelopes: Envelopes,
+    why: String,
+}
+
+impl Ending {
+    /// For a stream at its beginning; clients are told `why`.
+    pub fn new(why: String) -> Self {
+        Self { envelopes: Envelopes::default(), why }
+    }
 }
 
 impl Body {
@@ -27,12 +40,17 @@ impl Body {
     }
 
     /// What comes from a sandbox; its connection can be used again afterwards.
-    pub(crate) fn streamed(incoming: Incoming, pulse: Arc<Pulse>, lease: Lease) -> Self {
+    pub(crate) fn streamed(
+        incoming: Incoming,
+        pulse: Arc<Pulse>,
+        lease: Lease,
+        ending: Option<Ending>,
+    ) -> Self {
         let mut lease = Some(lease);
         if incoming.is_end_stream() {
             lease.take().into_iter().for_each(Lease::give_back);
         }
-        Self(Kind::Streamed { incoming, pulse, lease })
+        Self(Kind::Streamed { incoming, pulse, lease, ending })
     }
 }
 
@@ -46,10 +64,18 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.0 {
             Kind::Text(text) => Pin::new(text).poll_frame(context).map_err(|never| match never {}),
-            Kind::Streamed { incoming, pulse, lease } => {
+            Kind::Streamed { incoming, pulse, lease, ending } => {
                 let frame = ready!(Pin::new(&mut *incoming).poll_frame(context));
                 if let Some(Ok(frame)) = &frame {
-                    pulse.outward(frame.data_ref().map_or(0, Bytes::len));
+                    let data = frame.data_ref().map_or(&[][..], |data| data);
+                    pulse.outward(data.len());
+                    ending.iter_mut().for_each(|ending| ending.envelopes.pass(data));
+                }
+                if let Some(Err(_)) = &frame
+                    && let Some(end) = ending.take().and_then(|it| it.envelopes.end(&it.why))
+                {
+                    self.0 = Kind::Text(Full::default());
+                    return Poll::Ready(Some(Ok(Frame::data(end))));
                 }
                 if frame.is_none() || incoming.is_end_stream() {
                     lease.take().into_iter().for_each(Lease::give_back);

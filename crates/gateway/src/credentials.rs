@@ -7,6 +7,8 @@ use crate::route::authority;
 
 /// Carries a token of programs.
 pub const TOKEN_HEADER: &str = "x-atoll-token";
+/// Carries the token of a sandbox's ports that E2B's clients have.
+pub const TRAFFIC_HEADER: &str = "e2b-traffic-access-token";
 /// Carries a token in a link.
 const TOKEN_PARAMETER: &str = "atoll_token";
 /// Carries it afterwards; browsers keep a cookie of this prefix to one host name and to TLS.
@@ -42,20 +44,30 @@ pub fn take_tokens(parts: &mut Parts, is_https: bool) -> Tokens {
     }
 }
 
+/// Takes a header out of a request; text that cannot be read is no right token either.
+pub fn take_header(headers: &mut HeaderMap, name: &'static str) -> Option<String> {
+    headers.remove(name).map(|value| value.to_str().unwrap_or_default().to_owned())
+}
+
 fn take_link(uri: &mut Uri) -> Option<String> {
     let query = uri.query().filter(|query| query.contains(TOKEN_PARAMETER))?;
     let value = |pair: &str| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('=').map(str::to_owned);
     let token = query.split('&').find_map(value)?;
     let rest: Vec<_> = query.split('&').filter(|pair| value(pair).is_none()).collect();
-    let path = match rest.is_empty() {
+    replace_query(uri, &rest.join("&"));
+    Some(token)
+}
+
+/// Replaces what follows the path of an address; an empty query is none.
+pub fn replace_query(uri: &mut Uri, query: &str) {
+    let path = match query.is_empty() {
         true => uri.path().to_owned(),
-        false => format!("{}?{}", uri.path(), rest.join("&")),
+        false => format!("{}?{query}", uri.path()),
     };
     let mut parts = std::mem::take(uri).into_parts();
-    // A part of what was a valid path and query is one.
+    // A part of what was a valid path and query is one, and so is what was encoded.
     parts.path_and_query = PathAndQuery::try_from(path).ok();
     *uri = Uri::from_parts(parts).unwrap_or_default();
-    Some(token)
 }
 
 /// Takes out cookies of either name and gives those of the right one. What is left is one header again, as HTTP/1.1

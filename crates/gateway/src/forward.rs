@@ -1,9 +1,13 @@
 //! Passing a request on to a port of a sandbox and its answer back. Here is I/O; who may send it was decided before.
 
 use atoll_core::{
-    driver::{DriverError, Target},
+    address::AGENT_PORT,
+    driver::{BoxStream, DriverError, Target},
+    early::HearsOut,
     id::SandboxId,
+    sandbox::PORT_MARK,
 };
+use atoll_proto::sign::SIGNATURE_HEADER;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -25,7 +29,7 @@ use std::{
 
 use crate::{
     activity::Pulse,
-    body::{Body, Outgoing},
+    body::{Body, Ending, Outgoing},
     gateway::Inner,
     headers,
     pool::Lease,
@@ -42,11 +46,33 @@ const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-
 /// Where a request goes.
 pub struct Way {
     pub id: SandboxId,
+    /// A port of the sandbox's; that of the agent leads to the agent.
     pub port: u16,
+    /// What the application there is to see as `Host`, unless it is what was asked for.
+    pub mask_host: Option<String>,
     /// Whether it ran when the request came.
     pub runs: bool,
     /// Whether it must be started: what listens there will take a moment.
     pub starts: bool,
+}
+
+impl Way {
+    fn is_to_agent(&self) -> bool {
+        self.port == AGENT_PORT
+    }
+
+    fn target(&self) -> Target {
+        if self.is_to_agent() { Target::Agent } else { Target::Port(self.port) }
+    }
+
+    /// What a stream of messages from the agent ends with when the sandbox goes away meanwhile.
+    fn ending(&self, response: &Response<Incoming>) -> Option<Ending> {
+        let kind = response.headers().get(header::CONTENT_TYPE)?.as_bytes();
+        let streams = self.is_to_agent() && kind.starts_with(b"application/connect+");
+        streams.then(|| {
+            Ending::new(format!("the connection to sandbox {} ended before the stream did", self.id))
+        })
+    }
 }
 
 /// The protocol that a request wants to change to, and how it asked.
@@ -70,24 +96,22 @@ impl Change {
 }
 
 /// Makes of a request what the sandbox is to get.
-fn rewrite(parts: &mut Parts, peer: IpAddr, is_https: bool) -> Result<(), Refusal> {
-    let host = route::authority(&parts.uri, &parts.headers).unwrap_or_default();
-    let host = HeaderValue::from_str(host).map_err(|_| Refusal::Malformed("the host name cannot be read"))?;
+fn rewrite(parts: &mut Parts, way: &Way, peer: IpAddr, is_https: bool) -> Result<(), Refusal> {
+    let readable = |host: &str| {
+        HeaderValue::from_str(host).map_err(|_| Refusal::Malformed("the host name cannot be read"))
+    };
+    let asked = readable(route::authority(&parts.uri, &parts.headers).unwrap_or_default())?;
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::add_forwarded(&mut parts.headers, peer, &host, is_https);
+    headers::add_forwarded(&mut parts.headers, peer, &asked, is_https);
+    let host = match &way.mask_host {
+        Some(mask) => readable(&mask.replace(PORT_MARK, &way.port.to_string()))?,
+        None => asked,
+    };
     parts.headers.insert(header::HOST, host);
     let path = parts.uri.path_and_query().cloned();
     parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
     Ok(())
-}
-
-fn request(parts: &Parts, body: Outgoing) -> Request<Outgoing> {
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = parts.uri.clone();
-    *request.headers_mut() = parts.headers.clone();
-    request
 }
 
 /// Whether it can be said again without harm.
@@ -109,8 +133,8 @@ impl Inner {
         mut parts: Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
-        let change = Change::of(&parts)?;
-        rewrite(&mut parts, peer, self.config.address.is_https())?;
+        let change = if way.is_to_agent() { None } else { Change::of(&parts)? };
+        rewrite(&mut parts, way, peer, self.config.address.is_https())?;
         let (driver, clock) = (self.driver.clone(), self.clock.clone());
         let pulse = Pulse::begin(driver, way.id.clone(), clock, self.metrics.clone());
         match change {
@@ -129,17 +153,39 @@ impl Inner {
         if !is_repeatable(parts, &body) {
             let body = Outgoing::Streamed { incoming: body, pulse: pulse.clone() };
             let lease = self.open(way).await?;
-            return self.send(way, lease, request(parts, body), pulse).await;
+            return self.send(way, lease, self.request(way, parts, body), pulse).await;
         }
         // A frozen sandbox would not read what comes on a connection that it has.
         if let Some(lease) = self.pool.take(&(way.id.clone(), way.port)).filter(|_| way.runs)
-            && let Ok(response) =
-                self.send(way, lease, request(parts, Outgoing::Nothing), pulse.clone()).await
+            && let Ok(response) = {
+                let request = self.request(way, parts, Outgoing::Nothing);
+                self.send(way, lease, request, pulse.clone()).await
+            }
         {
             return Ok(response);
         }
         let lease = self.open(way).await?;
-        self.send(way, lease, request(parts, Outgoing::Nothing), pulse).await
+        self.send(way, lease, self.request(way, parts, Outgoing::Nothing), pulse).await
+    }
+
+    /// A request as it is sent; to an agent that trusts the server alone, with the proof that it comes from there. The
+    /// proof is good for a minute, so it is made when the connection is there.
+    fn request(&self, way: &Way, parts: &Parts, body: Outgoing) -> Request<Outgoing> {
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = parts.uri.clone();
+        *request.headers_mut() = parts.headers.clone();
+        let signer = way.is_to_agent().then(|| self.driver.agent_signer(&way.id)).flatten();
+        if let Some(sign) = signer {
+            let now = u64::try_from((self.clock)().as_millisecond()).unwrap_or_default();
+            let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+            let proof = sign(now, parts.method.as_str(), target);
+            // A proof is digits and letters; one that were not a header's value would be refused at the other end.
+            if let Ok(proof) = HeaderValue::from_str(&proof) {
+                request.headers_mut().insert(SIGNATURE_HEADER, proof);
+            }
+        }
+        request
     }
 
     async fn send(
@@ -154,7 +200,8 @@ impl Inner {
             Refusal::NoAnswer(way.port)
         })?;
         settle(&mut response);
-        Ok(response.map(|body| Body::streamed(body, pulse, lease)))
+        let ending = way.ending(&response);
+        Ok(response.map(|body| Body::streamed(body, pulse, lease, ending)))
     }
 
     async fn open(&self, way: &Way) -> Result<Lease, Refusal> {
@@ -163,7 +210,11 @@ impl Inner {
 
     /// Connects, which wakes the sandbox.
     async fn connect(&self, way: &Way) -> Result<SendRequest<Outgoing>, Refusal> {
-        let stream = self.opened(way).await?;
+        let mut stream = self.opened(way).await?;
+        if way.is_to_agent() {
+            // An upload may be refused before all of it is there.
+            stream = Box::new(HearsOut(stream));
+        }
         self.metrics.connected();
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(|error| {
@@ -178,11 +229,11 @@ impl Inner {
     }
 
     /// What is started only now listens a moment later: that moment is waited for.
-    async fn opened(&self, way: &Way) -> Result<atoll_core::driver::BoxStream, DriverError> {
+    async fn opened(&self, way: &Way) -> Result<BoxStream, DriverError> {
         let (mut pause, longest) = PAUSES;
         let began = Instant::now();
         loop {
-            match self.driver.connect(&way.id, Target::Port(way.port)).await {
+            match self.driver.connect(&way.id, way.target()).await {
                 Err(DriverError::PortClosed(_))
                     if way.starts && began.elapsed() < self.config.limits.opening =>
                 {
@@ -218,7 +269,7 @@ impl Inner {
             }
         };
         let mut lease = self.open(way).await?;
-        let sent = lease.send(request(&parts, body)).await;
+        let sent = lease.send(self.request(way, &parts, body)).await;
         let mut response = sent.map_err(|_| Refusal::NoAnswer(way.port))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // To whoever asked by CONNECT, success would mean that there is a tunnel.
@@ -226,7 +277,7 @@ impl Inner {
                 return Err(Refusal::NoTunnel(way.port));
             }
             settle(&mut response);
-            return Ok(response.map(|body| Body::streamed(body, pulse, lease)));
+            return Ok(response.map(|body| Body::streamed(body, pulse, lease, None)));
         }
         let sandbox = hyper::upgrade::on(&mut response);
         tunnel::join(client, sandbox, pulse, place);

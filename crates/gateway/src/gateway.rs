@@ -1,12 +1,14 @@
 //! The gateway as a whole: each request's way from its arrival to the sandbox or to a refusal.
 
 use atoll_core::{
-    address::{ContentAddress, Destination},
+    address::{AGENT_PORT, ContentAddress, Destination},
     driver::Driver,
+    id::SandboxId,
     link::{Grant, LinkKey},
     phase::Phase,
     store::Store,
 };
+use atoll_proto::sign::SIGNATURE_HEADER;
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
@@ -17,7 +19,9 @@ use tokio::sync::Semaphore;
 
 use crate::{
     access::{self, Shown},
+    agent::{self, Entry},
     body::Body,
+    cors,
     credentials::{self, Tokens},
     forward::Way,
     headers,
@@ -27,6 +31,7 @@ use crate::{
     pool::Pool,
     refusal::{Manner, Refusal},
     route::{Route, route},
+    signature,
 };
 
 /// Tells the time.
@@ -126,8 +131,10 @@ impl Gateway {
 
 impl Inner {
     async fn answer(&self, peer: SocketAddr, route: Route, request: Request<Incoming>) -> Response<Body> {
-        let manner = Manner::of(request.headers());
-        match self.pass(peer, route, request).await {
+        let manner = Manner::of(&route, request.headers());
+        let is_e2b = matches!(manner, Manner::E2b(_));
+        let to_agent = is_to_agent(&route);
+        let mut response = match self.pass(peer, route, request, is_e2b).await {
             Ok(response) => {
                 self.metrics.ended("answered");
                 response
@@ -136,7 +143,11 @@ impl Inner {
                 self.metrics.ended(refusal.classify().1);
                 refusal.answer(&manner)
             }
+        };
+        if to_agent {
+            cors::open(response.headers_mut());
         }
+        response
     }
 
     async fn pass(
@@ -144,6 +155,7 @@ impl Inner {
         peer: SocketAddr,
         route: Route,
         request: Request<Incoming>,
+        is_e2b: bool,
     ) -> Result<Response<Body>, Refusal> {
         let (destination, by_host) = match route {
             Route::To { destination, by_host } => (destination, by_host),
@@ -152,9 +164,20 @@ impl Inner {
         };
         let (mut parts, body) = request.into_parts();
         let tokens = credentials::take_tokens(&mut parts, self.config.address.is_https());
-        let (shown, link) = self.shown(&mut parts, tokens).await?;
+        let traffic = credentials::take_header(&mut parts.headers, credentials::TRAFFIC_HEADER);
+        let (mut shown, link) = self.shown(&mut parts, tokens).await?;
         let found = self.find(&destination).await?;
-        let port = found.as_deref().and_then(|known| port_of(known, &destination));
+        let port = found.as_deref().map_or_else(|| number_of(&destination), |it| port_of(it, &destination));
+        if agent::is_agent(port) {
+            return self.pass_to_agent(peer, found.as_deref(), &shown, parts, body).await;
+        }
+        if self.config.no_auth && !shown.everybody {
+            return Err(Refusal::OtherSite);
+        }
+        let id = id_of(found.as_deref(), &destination);
+        let is_right = |token: &String| id.is_some_and(|id| self.config.link_key.is_traffic_token(id, token));
+        (shown.traffic, shown.e2b) = (traffic.as_ref().map(is_right), is_e2b);
+        self.hide_agent_token(id, &mut parts);
         let now = (self.clock)();
         let known = access::decide(found.as_deref(), port, &shown, now)?;
         let Some(port) = port else {
@@ -166,9 +189,53 @@ impl Inner {
         {
             return self.redirect(&destination, &parts, &token, grant.expires_at.duration_since(now));
         }
-        let starts = matches!(known.phase, Phase::Stopped | Phase::Creating);
-        let way = Way { id: known.id.clone(), port, runs: known.phase == Phase::Running, starts };
+        let way = way(known, port, known.mask_host.clone())?;
         self.forward(&way, peer.ip(), parts, body).await
+    }
+
+    /// Passes a request on to a sandbox's agent, as far as that is there for those outside.
+    async fn pass_to_agent(
+        &self,
+        peer: SocketAddr,
+        found: Option<&Known>,
+        shown: &Shown,
+        mut parts: Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refusal> {
+        if let Some(answer) = cors::preflight(&parts) {
+            return Ok(answer);
+        }
+        let wish = agent::wish(&parts).ok_or(Refusal::NoEndpoint)?;
+        let known = found.ok_or(Refusal::NotFound)?;
+        let (id, key) = (&known.id, &self.config.link_key);
+        let token = credentials::take_header(&mut parts.headers, agent::TOKEN_HEADER);
+        let is_right = token.map(|token| key.is_agent_token(id, &token));
+        let (now, query) = ((self.clock)().as_second(), parts.uri.query().unwrap_or_default());
+        let signature = |operation| signature::check(query, operation, &key.agent_token(id), now);
+        let entry = agent::admit(known, wish, shown, is_right, signature)?;
+        if let Entry::Signed(query) = entry {
+            // Whoever is let in for what was signed is nobody besides.
+            parts.headers.remove(header::AUTHORIZATION);
+            credentials::replace_query(&mut parts.uri, &query);
+        }
+        parts.headers.remove(SIGNATURE_HEADER);
+        let way = way(known, AGENT_PORT, None)?;
+        match self.forward(&way, peer.ip(), parts, body).await {
+            Err(Refusal::NoAnswer(_)) if self.is_gone(id).await => Err(Refusal::NotFound),
+            passed => passed,
+        }
+    }
+
+    async fn is_gone(&self, id: &SandboxId) -> bool {
+        !matches!(self.driver.get(id).await, Ok(sandbox) if sandbox.phase == Phase::Running)
+    }
+
+    /// The agent's token opens more than any port: an application does not see it, though clients send it.
+    fn hide_agent_token(&self, id: Option<&SandboxId>, parts: &mut Parts) {
+        let shown = parts.headers.get(agent::TOKEN_HEADER).and_then(|value| value.to_str().ok());
+        if id.zip(shown).is_some_and(|(id, token)| self.config.link_key.is_agent_token(id, token)) {
+            parts.headers.remove(agent::TOKEN_HEADER);
+        }
     }
 
     /// What the request shows, and the token of a link when that is good. Keys of ours are taken out.
@@ -178,10 +245,7 @@ impl Inner {
         tokens: Tokens,
     ) -> Result<(Shown, Option<(String, Grant)>), Refusal> {
         let ambient = credentials::ambient_counts(parts);
-        if self.config.no_auth && !ambient {
-            return Err(Refusal::OtherSite);
-        }
-        let mut shown = Shown { everybody: self.config.no_auth, ..Shown::default() };
+        let mut shown = Shown { everybody: self.config.no_auth && ambient, ..Shown::default() };
         for (header, secret) in credentials::possible_keys(&parts.headers) {
             if let Some(key) = self.keys.find(&secret).await? {
                 parts.headers.remove(header);
@@ -239,6 +303,34 @@ impl Inner {
 /// Somebody looks at a page; a program that changes the protocol follows no redirect.
 fn is_visit(parts: &Parts) -> bool {
     matches!(parts.method, Method::GET | Method::HEAD) && headers::wanted_upgrade(&parts.headers).is_none()
+}
+
+/// Where a request goes, unless what rests there is to be left alone.
+fn way(known: &Known, port: u16, mask_host: Option<String>) -> Result<Way, Refusal> {
+    let rests = matches!(known.phase, Phase::Paused | Phase::Stopped);
+    if rests && !known.wakes {
+        return Err(Refusal::Resting);
+    }
+    let starts = matches!(known.phase, Phase::Stopped | Phase::Creating);
+    Ok(Way { id: known.id.clone(), port, mask_host, runs: known.phase == Phase::Running, starts })
+}
+
+fn is_to_agent(route: &Route) -> bool {
+    matches!(route, Route::To { destination, .. } if agent::is_agent(number_of(destination)))
+}
+
+fn number_of(destination: &Destination) -> Option<u16> {
+    match destination {
+        Destination::Port { port, .. } => Some(*port),
+        Destination::Named { .. } => None,
+    }
+}
+
+fn id_of<'a>(found: Option<&'a Known>, destination: &'a Destination) -> Option<&'a SandboxId> {
+    match destination {
+        Destination::Port { id, .. } => Some(id),
+        Destination::Named { .. } => found.map(|known| &known.id),
+    }
 }
 
 fn port_of(known: &Known, destination: &Destination) -> Option<u16> {

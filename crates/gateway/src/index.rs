@@ -29,6 +29,14 @@ pub struct Known {
     pub public: bool,
     pub ports: BTreeMap<String, u16>,
     pub phase: Phase,
+    /// Whether it is a user's own.
+    pub owned: bool,
+    /// Whether its agent asks for no token.
+    pub agent_open: bool,
+    /// Whether a request wakes it.
+    pub wakes: bool,
+    /// What applications see as `Host`.
+    pub mask_host: Option<String>,
     label: Option<String>,
     created_at: Timestamp,
 }
@@ -42,6 +50,10 @@ impl Known {
             public: spec.public,
             ports: spec.ports.clone(),
             phase: sandbox.phase,
+            owned: spec.owner.is_some(),
+            agent_open: spec.agent_open,
+            wakes: spec.lifecycle.wake_on_request,
+            mask_host: spec.mask_host.clone(),
             label: spec.owner.as_deref().map(|owner| owner::label(&spec.tenant, owner)),
             created_at: spec.created_at,
         }

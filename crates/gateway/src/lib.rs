@@ -1,11 +1,15 @@
 //! The front door of sandboxes: tells from a request's host name or headers which port of which sandbox it is for, checks
-//! that its sender may go there, wakes the sandbox and passes the request on, streaming.
+//! that its sender may go there, wakes the sandbox and passes the request on, streaming. One port is the agent's, of which
+//! it lets through what is public.
 //! It must not know of the API, of the database or of what runs sandboxes: it meets those through core's ports.
 
 mod access;
 mod activity;
+mod agent;
 mod body;
+mod cors;
 mod credentials;
+mod envelopes;
 mod forward;
 mod gateway;
 mod headers;
@@ -15,6 +19,7 @@ mod metrics;
 mod pool;
 mod refusal;
 mod route;
+mod signature;
 mod tunnel;
 
 pub use body::Body;

@@ -1,11 +1,21 @@
 //! Why a request does not get through, and how that is said: a page to people, JSON in the API's error shape to programs,
-//! and in E2B's words to its clients, which name the sandbox by header.
+//! and in E2B's words to its clients, which name the sandbox by header or ask for its agent.
 
-use atoll_core::{driver::DriverError, id::SandboxId, phase::Phase, store::StoreError};
+use atoll_core::{
+    address::{AGENT_PORT, Destination},
+    driver::DriverError,
+    id::SandboxId,
+    phase::Phase,
+    store::StoreError,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::{body::Body, route::SANDBOX_ID};
+use crate::{
+    body::Body,
+    route::{Route, SANDBOX_ID},
+    signature::Bad,
+};
 
 /// Why not.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +34,21 @@ pub enum Refusal {
          owner for a link"
     )]
     Unauthorized,
+    /// A client of E2B's has no token of the sandbox's ports, or a wrong one.
+    #[error("Sandbox is secured with traffic access token. {}", traffic_problem(*.wrong))]
+    NoTraffic {
+        /// Whether one was shown.
+        wrong: bool,
+    },
+    /// No token of the sandbox's agent, or a wrong one.
+    #[error("unauthorized access, please provide a valid access token or method signing if supported")]
+    Untrusted,
+    /// No token, and no signature that opens the file.
+    #[error("{0}")]
+    Unsigned(Bad),
+    /// The agent does that for the server alone, or not at all.
+    #[error("the sandbox has no such endpoint")]
+    NoEndpoint,
     /// A link that was good once.
     #[error("this link has expired; ask its owner for another")]
     Expired,
@@ -41,6 +66,9 @@ pub enum Refusal {
     /// Nothing listens there.
     #[error("nothing listens on port {0} of the sandbox")]
     PortClosed(u16),
+    /// It rests, and requests do not wake it.
+    #[error("the sandbox rests and is not woken by requests; resume it first")]
+    Resting,
     /// It rests and cannot be woken.
     #[error("the sandbox cannot be used: {0}")]
     Asleep(String),
@@ -83,6 +111,13 @@ impl From<StoreError> for Refusal {
     }
 }
 
+fn traffic_problem(wrong: bool) -> &'static str {
+    match wrong {
+        true => "Provided token in header 'e2b-traffic-access-token' is invalid",
+        false => "Token header 'e2b-traffic-access-token' is missing",
+    }
+}
+
 /// What whoever asks can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manner {
@@ -90,17 +125,20 @@ pub enum Manner {
     Page,
     /// A program.
     Json,
-    /// A client of E2B, and what it named.
+    /// A client of E2B, and the sandbox that it named.
     E2b(String),
 }
 
 impl Manner {
-    /// From what is asked for.
-    pub fn of(headers: &HeaderMap) -> Self {
+    /// From what is asked for. Only clients of E2B ask for an agent, by whatever name.
+    pub fn of(route: &Route, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        match (text(SANDBOX_ID), text("accept")) {
-            (Some(id), _) => Self::E2b(SandboxId::parse(id).map(|id| id.to_string()).unwrap_or_default()),
-            (None, Some(accept)) if accept.contains("text/html") => Self::Page,
+        match (route, text(SANDBOX_ID), text("accept")) {
+            (Route::To { destination: Destination::Port { port: AGENT_PORT, id }, .. }, _, _) => {
+                Self::E2b(id.to_string())
+            }
+            (_, Some(id), _) => Self::E2b(SandboxId::parse(id).map(|id| id.to_string()).unwrap_or_default()),
+            (_, None, Some(accept)) if accept.contains("text/html") => Self::Page,
             _ => Self::Json,
         }
     }
@@ -112,7 +150,11 @@ impl Refusal {
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::UnknownHost => (StatusCode::NOT_FOUND, "unknown_host"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Unauthorized => (StatusCode::FORBIDDEN, "unauthorized"),
+            Self::NoTraffic { .. } => (StatusCode::FORBIDDEN, "no_traffic_token"),
+            Self::Untrusted => (StatusCode::UNAUTHORIZED, "untrusted"),
+            Self::Unsigned(_) => (StatusCode::UNAUTHORIZED, "unsigned"),
+            Self::NoEndpoint => (StatusCode::NOT_FOUND, "no_endpoint"),
             Self::Expired => (StatusCode::UNAUTHORIZED, "expired"),
             Self::OtherSite => (StatusCode::FORBIDDEN, "foreign_origin"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
@@ -120,6 +162,7 @@ impl Refusal {
             Self::PortClosed(_) => (StatusCode::BAD_GATEWAY, "port_closed"),
             Self::NoAnswer(_) => (StatusCode::BAD_GATEWAY, "no_answer"),
             Self::NoTunnel(_) => (StatusCode::BAD_GATEWAY, "no_upgrade"),
+            Self::Resting => (StatusCode::BAD_GATEWAY, "resting"),
             Self::Asleep(_) => (StatusCode::SERVICE_UNAVAILABLE, "cannot_wake"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -159,7 +202,7 @@ impl Refusal {
     fn e2b(&self, status: StatusCode, message: &str, id: &str) -> (StatusCode, serde_json::Value) {
         let gone = StatusCode::BAD_GATEWAY;
         match self {
-            Self::NotFound | Self::UnknownHost | Self::Asleep(_) => {
+            Self::NotFound | Self::UnknownHost | Self::Resting | Self::Asleep(_) => {
                 let body =
                     json!({"sandboxId": id, "message": "The sandbox was not found", "code": gone.as_u16()});
                 (gone, body)
@@ -231,11 +274,15 @@ mod tests {
             let pairs = pairs.iter().map(|(name, value)| {
                 (header::HeaderName::from_static(name), HeaderValue::from_static(value))
             });
-            Manner::of(&pairs.collect())
+            Manner::of(&Route::Nothing, &pairs.collect())
         };
         assert_eq!(manner(&[("accept", "text/html,*/*;q=0.8")]), Manner::Page);
         assert_eq!(manner(&[("accept", "*/*")]), Manner::Json);
         assert_eq!(manner(&[]), Manner::Json);
         assert_eq!(manner(&[("e2b-sandbox-id", "<x>"), ("accept", "text/html")]), Manner::E2b(String::new()));
+        let id = SandboxId::from_entropy([1; 19]);
+        let to = |port| Route::To { destination: Destination::Port { port, id: id.clone() }, by_host: true };
+        assert_eq!(Manner::of(&to(AGENT_PORT), &HeaderMap::new()), Manner::E2b(id.to_string()));
+        assert_eq!(Manner::of(&to(80), &HeaderMap::new()), Manner::Json);
     }
 }

@@ -98,7 +98,7 @@ async fn keys_open_what_is_their_tenants_and_say_nothing_of_the_rest() {
     ] {
         let (real, none) = (read(ask(&world, &there)).await, read(ask(&world, &nowhere)).await);
         assert_eq!(real, none, "the two cannot be told apart");
-        assert!(matches!(real.0, 401 | 404), "{real:?}");
+        assert!(matches!(real.0, 403 | 404), "{real:?}");
     }
 }
 
@@ -166,7 +166,7 @@ async fn a_link_becomes_a_cookie_that_opens_one_sandbox_for_one_host() {
         assert_eq!(read(with_cookie(&other)).await.0, 404, "{other}");
     }
     for (name, value) in [("origin", "http://80-other.localhost"), ("sec-fetch-site", "same-site")] {
-        assert_eq!(read(with_cookie(&host).header(name, value)).await.0, 401, "another site's page: {name}");
+        assert_eq!(read(with_cookie(&host).header(name, value)).await.0, 403, "another site's page: {name}");
     }
     world.now.store(2000, std::sync::atomic::Ordering::SeqCst);
     let (status, told) = read(with_cookie(&host)).await;
@@ -185,7 +185,7 @@ async fn over_tls_the_cookie_is_the_hosts_alone() {
     let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-atoll=") && cookie.ends_with("; Secure"), "{cookie}");
     let with = |name: &str| read(world.get(&host, "/").header("cookie", format!("{name}={token}")));
-    assert_eq!((with("__Host-atoll").await.0, with("atoll_token").await.0), (200, 401));
+    assert_eq!((with("__Host-atoll").await.0, with("atoll_token").await.0), (200, 403));
 }
 
 #[tokio::test]

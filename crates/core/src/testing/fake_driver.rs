@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, broadcast};
 use super::{ROOM, fake_images::FakeImages, fake_snapshots::FakeSnapshots, fake_volumes::FakeVolumes};
 use crate::{
     driver::{
-        BoxStream, Check, CheckStatus, CreateStep, Driver, DriverError, Event, ListQuery, LogStream, Page,
-        Position, Progress, Target, Usage,
+        AgentSigner, BoxStream, Check, CheckStatus, CreateStep, Driver, DriverError, Event, ListQuery,
+        LogStream, Page, Position, Progress, Target, Usage,
     },
     id::{SandboxId, SnapshotId},
     image::Images,
@@ -38,6 +38,7 @@ pub struct FakeDriver {
     volumes: FakeVolumes,
     snapshots: FakeSnapshots,
     connector: Box<Connector>,
+    signer: Mutex<Option<AgentSigner>>,
 }
 
 #[derive(Default)]
@@ -70,7 +71,13 @@ impl FakeDriver {
             volumes: FakeVolumes::default(),
             snapshots: FakeSnapshots::default(),
             connector,
+            signer: Mutex::default(),
         }
+    }
+
+    /// From now on agents want their requests signed so.
+    pub fn sign_with(&self, signer: AgentSigner) {
+        *self.signer.lock().unwrap_or_else(PoisonError::into_inner) = Some(signer);
     }
 
     /// From now on a creation waits before its first step until [`FakeDriver::release`] lets it go on.
@@ -250,6 +257,10 @@ impl Driver for FakeDriver {
         }
         self.go(id, Phase::Running, Reason::new("wake", "somebody connected"))?;
         (self.connector)(id, target)
+    }
+
+    fn agent_signer(&self, _id: &SandboxId) -> Option<AgentSigner> {
+        self.signer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn logs(&self, id: &SandboxId, tail: u64, _follow: bool) -> Result<LogStream, DriverError> {

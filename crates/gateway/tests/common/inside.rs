@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -28,7 +29,7 @@ pub static GO_ON: Semaphore = Semaphore::const_new(0);
 /// Bytes of `/endless` that somebody took.
 pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 pub async fn serve() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,7 +47,7 @@ pub async fn serve() -> SocketAddr {
 }
 
 fn text(text: impl Into<Bytes>) -> Answer {
-    Response::new(Full::new(text.into()).boxed_unsync())
+    Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed_unsync())
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
@@ -57,7 +58,24 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
             .map_headers(|headers| headers.insert("connection", HeaderValue::from_static("close"))),
         "/trailers" => trailers(),
         "/upgrade" => upgrade(request),
+        "/process.Process/Broken" => stream_of(&[b"\0\0\0\0\x02{}"], true),
+        "/process.Process/Torn" => stream_of(&[b"\0\0\0\0\x02{"], true),
+        "/process.Process/Whole" => stream_of(&[b"\0\0\0\0\x02{}", b"\x02\0\0\0\x02{}"], false),
         _ => told(request).await,
+    })
+}
+
+/// Messages of a stream, which then ends or breaks off.
+fn stream_of(messages: &[&'static [u8]], breaks: bool) -> Answer {
+    let mut frames: Vec<_> = messages.iter().map(|data| Ok(Frame::data(Bytes::from_static(data)))).collect();
+    frames.extend(breaks.then(|| Err(io::Error::other("gone"))));
+    // Each is sent before the next one comes.
+    let frames = stream::iter(frames).then(|frame| async move {
+        tokio::task::yield_now().await;
+        frame
+    });
+    Response::new(BodyExt::boxed_unsync(StreamBody::new(frames))).map_headers(|headers| {
+        headers.insert("content-type", HeaderValue::from_static("application/connect+json"))
     })
 }
 

@@ -71,14 +71,14 @@ pub async fn world_with(no_auth: bool, pattern: &str) -> World {
     let driver = Arc::new(FakeDriver::new(Box::new(move |_, target| {
         let held = holding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         match target {
-            Target::Port(OPEN) if !held => {
+            Target::Port(OPEN) | Target::Agent if !held => {
                 counted.fetch_add(1, Ordering::SeqCst);
                 let stream = std::net::TcpStream::connect(inside).unwrap();
                 stream.set_nonblocking(true).unwrap();
                 Ok(Box::new(TcpStream::from_std(stream).unwrap()))
             }
             Target::Port(port) => Err(DriverError::PortClosed(port)),
-            Target::Agent => Err(DriverError::Internal("nobody asks the agent".into())),
+            Target::Agent => Err(DriverError::Internal("the agent is held".into())),
         }
     })));
     let (key, now) = (LinkKey::new([7; 32]), Arc::new(AtomicI64::new(1000)));
@@ -159,6 +159,11 @@ impl World {
     /// The host name of the open port.
     pub fn host(id: &SandboxId) -> String {
         format!("{OPEN}-{id}.localhost")
+    }
+
+    /// The host name of the agent.
+    pub fn agent(id: &SandboxId) -> String {
+        format!("49983-{id}.localhost")
     }
 
     pub fn get(&self, host: &str, path: &str) -> RequestBuilder {

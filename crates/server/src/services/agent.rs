@@ -3,6 +3,7 @@
 
 use atoll_core::{
     driver::{AgentSigner, BoxStream, DriverError, Target},
+    early::HearsOut,
     id::SandboxId,
     phase::Phase,
     sandbox::Sandbox,
@@ -24,7 +25,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Base, early::HearsOut, error::ServiceError};
+use super::{Base, error::ServiceError};
 use crate::world::World;
 
 /// Room for data on its way, for each call and for all of a connection.

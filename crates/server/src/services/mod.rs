@@ -5,7 +5,6 @@ pub mod access;
 pub mod agent;
 pub mod convert;
 pub mod creation;
-mod early;
 pub mod error;
 pub mod exec;
 pub mod files;
