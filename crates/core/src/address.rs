@@ -116,6 +116,13 @@ impl ContentAddress {
         &self.domain
     }
 
+    /// The content domain with the port that browsers use, when that is not the usual one.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let port = self.pattern.split_once(HOST).map_or("", |(_, port)| port);
+        format!("{}{port}", self.domain)
+    }
+
     /// Whether browsers come over TLS.
     #[must_use]
     pub fn is_https(&self) -> bool {
@@ -249,6 +256,10 @@ mod tests {
         assert_eq!(behind.url(&place), "https://alice-vnc.apps.example.com");
         assert_eq!(behind.port_pattern(&id()), format!("https://{{port}}-{}.apps.example.com", id()));
         assert!(behind.is_https() && !laptop().is_https());
+        assert_eq!(
+            (laptop().authority(), behind.authority()),
+            ("localhost:8080".into(), "apps.example.com".into())
+        );
     }
 
     #[test]

@@ -294,6 +294,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Ends its processes gracefully and keeps its files.
     async fn stop(&self, id: &SandboxId, reason: Reason) -> Result<Sandbox, DriverError>;
 
+    /// Whether a stop keeps all files of a sandbox.
+    fn keeps_files(&self, _sandbox: &Sandbox) -> bool {
+        true
+    }
+
     /// Starts a stopped or failed sandbox on its files.
     async fn start(&self, id: &SandboxId, progress: Progress) -> Result<Sandbox, DriverError>;
 

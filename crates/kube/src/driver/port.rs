@@ -66,6 +66,11 @@ impl Driver for KubeDriver {
         self.inner.connect(id, target).await
     }
 
+    /// A bare pod's files go with it.
+    fn keeps_files(&self, sandbox: &Sandbox) -> bool {
+        !sandbox.spec.volumes.is_empty()
+    }
+
     fn agent_signer(&self, id: &SandboxId) -> Option<AgentSigner> {
         let (agents, id) = (self.inner.agents.clone(), id.to_string());
         Some(Arc::new(move |now_ms, method, target| agents.sign(now_ms, &id, method, target)))

@@ -38,10 +38,20 @@ fn status(kind: Kind) -> StatusCode {
     }
 }
 
+/// What an answer tells of an error, beside its body: for whoever says it in another shape.
+#[derive(Clone)]
+pub struct Told(pub ErrorBody);
+
+fn telling(status: StatusCode, body: ErrorBody) -> Response {
+    let mut response = (status, Json(&body)).into_response();
+    response.extensions_mut().insert(Told(body));
+    response
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (kind, _) = self.0.classify();
-        let mut response = (status(kind), Json(self.0.tell())).into_response();
+        let mut response = telling(status(kind), self.0.tell());
         if let Some(seconds) = self.0.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -56,5 +66,5 @@ impl IntoResponse for ApiError {
 /// An answer of this shape that no service made.
 pub fn plain(status: StatusCode, code: &str, message: &str) -> Response {
     let body = ErrorBody { error: message.to_owned(), code: code.to_owned(), field: None };
-    (status, Json(body)).into_response()
+    telling(status, body)
 }

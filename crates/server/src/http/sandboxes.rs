@@ -59,7 +59,8 @@ pub async fn create(
     Ok((status, [(header::LOCATION, location)], Json(services.shown(sandbox))).into_response())
 }
 
-fn promise(headers: &HeaderMap, body: &[u8]) -> Result<Option<Promise>, ServiceError> {
+/// What an `Idempotency-Key` promises, where there is one.
+pub fn promise(headers: &HeaderMap, body: &[u8]) -> Result<Option<Promise>, ServiceError> {
     let key = headers.get("idempotency-key");
     key.map(|key| Promise::new(key.to_str().unwrap_or_default(), body)).transpose()
 }

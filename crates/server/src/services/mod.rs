@@ -12,6 +12,7 @@ pub mod idempotency;
 pub mod images;
 pub mod keys;
 pub mod links;
+pub mod measure;
 pub mod sandboxes;
 pub mod system;
 pub mod templates;

@@ -170,7 +170,7 @@ impl Services {
     }
 
     /// Waits while another server, or the driver after a restart, still makes the sandbox.
-    pub(super) async fn settled(&self, sandbox: Sandbox) -> Result<Sandbox, ServiceError> {
+    pub async fn settled(&self, sandbox: Sandbox) -> Result<Sandbox, ServiceError> {
         let mut events = self.base.driver.subscribe();
         let mut now = self.base.driver.get(sandbox.id()).await?;
         while now.phase == Phase::Creating {

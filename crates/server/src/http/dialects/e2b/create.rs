@@ -1,0 +1,210 @@
+//! Making a sandbox. The older path has another default and a switch that opens commands to everybody.
+
+use atoll_proto::api::{CreateSandbox, OnDeadline};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use std::sync::Arc;
+
+use super::{
+    network::{is_empty, policy},
+    shape::E2bError,
+    types::{MadeSandbox, NewSandbox},
+};
+use crate::{
+    http::{error::Answer, extract::JsonBody, sandboxes::promise},
+    services::{Services, access::Caller, error::ServiceError},
+};
+
+/// The image of the template that these clients name when their callers name none.
+const BASE: &str = "base";
+/// Seconds until the end where the caller says nothing, by path.
+const TIMEOUT_V1: i64 = 15;
+const TIMEOUT_V2: i64 = 300;
+/// Seconds after which a paused sandbox gives its memory back: its processes end, its files stay.
+const STOP_AFTER: u64 = 24 * 60 * 60;
+/// The same where only the files are to be kept.
+const STOP_SOON: u64 = 1;
+/// Seconds after which one that nobody wakes is taken down.
+const TERMINATE_AFTER: u64 = 30 * 24 * 60 * 60;
+
+/// Makes a sandbox from a template; `secure: false` opens it to whoever knows its id.
+#[utoipa::path(post, path = "/sandboxes", operation_id = "e2b_create_sandbox", tag = "e2b", request_body = NewSandbox,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body give the same sandbox")),
+    responses((status = 201, body = MadeSandbox), (status = 400, body = E2bError), (status = 401, body = E2bError),
+        (status = 404, body = E2bError), (status = 409, body = E2bError), (status = 503, body = E2bError)))]
+pub async fn create_v1(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: JsonBody<NewSandbox>,
+) -> Answer<(StatusCode, Json<MadeSandbox>)> {
+    let open = body.value.secure == Some(false);
+    create(&services, &caller, &headers, body, (open, TIMEOUT_V1)).await
+}
+
+/// Makes a sandbox from a template.
+#[utoipa::path(post, path = "/v2/sandboxes", operation_id = "e2b_create_sandbox_v2", tag = "e2b", request_body = NewSandbox,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body give the same sandbox")),
+    responses((status = 201, body = MadeSandbox), (status = 400, body = E2bError), (status = 401, body = E2bError),
+        (status = 404, body = E2bError), (status = 409, body = E2bError), (status = 503, body = E2bError)))]
+pub async fn create_v2(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: JsonBody<NewSandbox>,
+) -> Answer<(StatusCode, Json<MadeSandbox>)> {
+    create(&services, &caller, &headers, body, (false, TIMEOUT_V2)).await
+}
+
+async fn create(
+    services: &Arc<Services>,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: JsonBody<NewSandbox>,
+    (agent_open, timeout): (bool, i64),
+) -> Answer<(StatusCode, Json<MadeSandbox>)> {
+    let promise = promise(headers, &body.bytes)?;
+    let recipe = recipe(services, caller, &body.value.template_id).await?;
+    let ask = request(body.value, recipe, timeout)?;
+    let begun = services.create(caller, CreateSandbox { agent_open, ..ask }, promise).await;
+    let sandbox = begun.map_err(in_their_words)?.ended().await?;
+    Ok((StatusCode::CREATED, Json(MadeSandbox::of(services, &sandbox))))
+}
+
+/// What a template's name or id leads to.
+async fn recipe(services: &Services, caller: &Caller, id: &str) -> Result<CreateSandbox, ServiceError> {
+    if id.is_empty() {
+        return Err(ServiceError::invalid("templateID", "is needed: the name or id of a template"));
+    }
+    match services.template(caller, id, None).await {
+        Ok(template) => Ok(CreateSandbox::of_template(template.name)),
+        Err(ServiceError::Store(atoll_core::store::StoreError::NotFound(_))) if id == BASE => {
+            Ok(CreateSandbox::of_image(BASE))
+        }
+        Err(ServiceError::Store(atoll_core::store::StoreError::NotFound(_))) => {
+            Err(ServiceError::NotFound(format!("template {id:?}")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The sandbox that is asked for. Nothing is done about idleness: only its time-out ends it.
+fn request(asked: NewSandbox, recipe: CreateSandbox, timeout: i64) -> Result<CreateSandbox, ServiceError> {
+    refuse_what_is_not_there(&asked)?;
+    let pauses = asked.auto_pause == Some(true);
+    let keeps_memory = asked.auto_pause_memory != Some(false);
+    let wakes = asked.auto_resume.unwrap_or_default().enabled;
+    if wakes && pauses && !keeps_memory {
+        let problem = "cannot wake what was paused without its memory; leave one of the two out";
+        return Err(ServiceError::invalid("autoResume", problem));
+    }
+    let network = asked.network.unwrap_or_default();
+    let mut env = asked.env_vars.unwrap_or_default();
+    env.insert("E2B_SANDBOX".into(), "true".into());
+    env.insert("E2B_TEMPLATE_ID".into(), asked.template_id);
+    Ok(CreateSandbox {
+        ttl: Some(Some(seconds("timeout", asked.timeout.unwrap_or(timeout))?)),
+        pause_after: Some(0),
+        stop_after: Some(if keeps_memory { STOP_AFTER } else { STOP_SOON }),
+        terminate_after: Some(TERMINATE_AFTER),
+        on_deadline: Some(if pauses { OnDeadline::Pause } else { OnDeadline::Terminate }),
+        wake_on_request: Some(wakes),
+        public: Some(network.allow_public_traffic.unwrap_or(true)),
+        mask_host: network.mask_request_host.clone(),
+        network: Some(policy(&network, asked.allow_internet_access)?),
+        metadata: asked.metadata.unwrap_or_default(),
+        env,
+        ..recipe
+    })
+}
+
+/// 0 is "at once", for which ours has no word.
+pub fn seconds(field: &str, asked: i64) -> Result<i64, ServiceError> {
+    match asked {
+        0 => Ok(1),
+        1.. => Ok(asked),
+        _ => Err(ServiceError::invalid(field, format!("{asked} is no number of seconds; give 0 or more"))),
+    }
+}
+
+fn refuse_what_is_not_there(asked: &NewSandbox) -> Result<(), ServiceError> {
+    let mounts = asked.volume_mounts.as_ref().is_some_and(|all| !all.is_empty());
+    for (field, is_there) in [
+        ("mcp", asked.mcp.as_ref().is_some_and(|it| !is_empty(it))),
+        ("iam", asked.iam.as_ref().is_some_and(|it| !is_empty(it))),
+        ("volumeMounts", mounts),
+    ] {
+        if is_there {
+            return Err(ServiceError::invalid(field, "cannot be had here; leave it out"));
+        }
+    }
+    Ok(())
+}
+
+/// A refusal, with the field as these callers write it.
+fn in_their_words(error: ServiceError) -> ServiceError {
+    let ServiceError::Invalid(mut invalid) = error else { return error };
+    invalid.field = match invalid.field.as_str() {
+        "ttl" => "timeout".into(),
+        "mask_host" => "network.maskRequestHost".into(),
+        "network" => "network".into(),
+        "template" | "image" => "templateID".into(),
+        field => match field.strip_prefix("env.") {
+            Some(name) => format!("envVars.{name}"),
+            None => field
+                .replace("network.allow[", "network.allowOut[")
+                .replace("network.deny[", "network.denyOut["),
+        },
+    };
+    invalid.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn asked(body: serde_json::Value) -> Result<CreateSandbox, ServiceError> {
+        request(serde_json::from_value(body).unwrap(), CreateSandbox::of_image("base"), 300)
+    }
+
+    #[test]
+    fn a_sandbox_lives_by_its_timeout_alone() {
+        let made = asked(json!({"templateID": "base"})).unwrap();
+        assert_eq!((made.ttl, made.pause_after), (Some(Some(300)), Some(0)));
+        assert_eq!((made.on_deadline, made.wake_on_request), (Some(OnDeadline::Terminate), Some(false)));
+        assert_eq!(asked(json!({"timeout": 0})).unwrap().ttl, Some(Some(1)));
+        assert_eq!(asked(json!({"timeout": -1})).unwrap_err().tell().field.as_deref(), Some("timeout"));
+        let pausing = asked(json!({"autoPause": true, "autoPauseMemory": false})).unwrap();
+        assert_eq!((pausing.on_deadline, pausing.stop_after), (Some(OnDeadline::Pause), Some(STOP_SOON)));
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_named() {
+        for (body, field) in [
+            (json!({"mcp": {"browserbase": {"apiKey": "x"}}}), "mcp"),
+            (json!({"iam": {"tokens": {"a": {"audience": "x"}}}}), "iam"),
+            (json!({"volumeMounts": [{"name": "v", "path": "/v"}]}), "volumeMounts"),
+            (
+                json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}),
+                "autoResume",
+            ),
+        ] {
+            assert_eq!(asked(body).unwrap_err().tell().field.as_deref(), Some(field));
+        }
+        assert!(asked(json!({"mcp": null, "iam": {"tokens": {}}, "volumeMounts": [], "unknown": 1})).is_ok());
+    }
+
+    #[test]
+    fn refusals_name_the_fields_that_were_sent() {
+        for (ours, theirs) in
+            [("ttl", "timeout"), ("env.A=B", "envVars.A=B"), ("network.deny[2]", "network.denyOut[2]")]
+        {
+            let told = in_their_words(ServiceError::invalid(ours, "is wrong")).tell();
+            assert_eq!(told.field.as_deref(), Some(theirs));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Errors in the shape of E2B's API, with the hints by which its clients try again or do not.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::error::Told;
+
+/// Says whether the same request may work later; without it, clients guess by the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
+
+/// An error, as these clients read it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct E2bError {
+    /// The status.
+    pub code: u16,
+    /// One sentence.
+    pub message: String,
+    /// Stable, for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+}
+
+/// Says errors of everything behind it in their shape.
+pub async fn in_their_shape(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let Some(Told(told)) = response.extensions_mut().remove::<Told>() else { return response };
+    let status = their_status(response.status());
+    let error = E2bError {
+        code: status.as_u16(),
+        message: told.error,
+        error_code: Some(their_code(&told.code).to_owned()),
+    };
+    let mut answer: Response<Body> = (status, Json(error)).into_response();
+    if let Some(seconds) = response.headers().get(header::RETRY_AFTER) {
+        answer.headers_mut().insert(header::RETRY_AFTER, seconds.clone());
+    }
+    if status.is_server_error() {
+        let again = if response.status() == StatusCode::SERVICE_UNAVAILABLE { "true" } else { "false" };
+        answer.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static(again));
+    }
+    answer
+}
+
+/// They have no status for a full machine but "busy".
+fn their_status(status: StatusCode) -> StatusCode {
+    match status {
+        StatusCode::INSUFFICIENT_STORAGE => StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::CONFLICT,
+        other => other,
+    }
+}
+
+fn their_code(code: &str) -> &str {
+    match code {
+        "idempotency_mismatch" => "idempotency_request_mismatch",
+        "exhausted" => "sandbox_capacity_unavailable",
+        "internal" => "internal_server_error",
+        other => other,
+    }
+}
