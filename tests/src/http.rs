@@ -27,9 +27,18 @@ impl Http {
     /// # Errors
     /// The client could not be set up.
     pub fn new(url: &str, key: Option<&str>) -> Result<Self> {
+        Self::trusting(url, key, None)
+    }
+
+    /// The same, where over TLS this authority (PEM) is trusted and no other.
+    ///
+    /// # Errors
+    /// The client could not be set up.
+    pub fn trusting(url: &str, key: Option<&str>, authority: Option<&[u8]>) -> Result<Self> {
         // Somebody else in this process may have chosen one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().tls_certs_only([]).build()?;
+        let authority = authority.map(reqwest::Certificate::from_pem).transpose()?;
+        let client = reqwest::Client::builder().tls_certs_only(authority).build()?;
         Ok(Self { client, url: url.to_owned(), key: key.map(str::to_owned) })
     }
 

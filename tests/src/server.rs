@@ -142,10 +142,9 @@ impl Server {
     /// As for [`Server::start`].
     pub async fn launch(&mut self) -> Result<()> {
         self.spawn()?;
-        let http = Http::new(&self.url(), None)?;
         let begun = Instant::now();
         loop {
-            if http.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+            if self.is_ready().await {
                 return Ok(());
             }
             let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
@@ -154,6 +153,12 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    async fn is_ready(&self) -> bool {
+        // What it certifies itself with may not be there yet.
+        let asked = async || self.speaking(None)?.get("/readyz").await;
+        asked().await.is_ok_and(|answer| answer.status == 200)
     }
 
     /// Starts the process without waiting for it.
@@ -195,7 +200,33 @@ impl Server {
     /// Its address as a URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.listen)
+        let scheme = if self.authority_file().is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.listen)
+    }
+
+    /// The file of what certifies it, where it speaks TLS.
+    #[must_use]
+    pub fn authority_file(&self) -> Option<PathBuf> {
+        let after = |flag: &str| {
+            let at = self.args.iter().position(|argument| argument == flag)?;
+            Some(self.args.get(at + 1).map_or("", String::as_str))
+        };
+        let domain = || after("--domain").unwrap_or("atoll.localhost");
+        let made = || after("--tls-dev").map(|_| self.data().join("tls-dev").join(domain()).join("ca.pem"));
+        after("--tls-cert").map(PathBuf::from).or_else(made)
+    }
+
+    /// What certifies it, PEM.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn authority(&self) -> Result<Option<Vec<u8>>> {
+        let read = |path: PathBuf| std::fs::read(&path).with_context(|| path.display().to_string());
+        self.authority_file().map(read).transpose()
+    }
+
+    fn speaking(&self, key: Option<&str>) -> Result<Http> {
+        Http::trusting(&self.url(), key, self.authority()?.as_deref())
     }
 
     /// Its address.
@@ -255,7 +286,8 @@ impl Server {
     /// # Errors
     /// The key is not there.
     pub fn client(&self) -> Result<Client> {
-        let config = atoll_client::Config { api_key: self.key()?, ..atoll_client::Config::new(self.url()) };
+        let config =
+            atoll_client::Config { url: self.url(), api_key: self.key()?, ca_pem: self.authority()? };
         Ok(Client::new(config)?)
     }
 
@@ -264,7 +296,7 @@ impl Server {
     /// # Errors
     /// The key is not there.
     pub fn http(&self) -> Result<Http> {
-        Http::new(&self.url(), self.key()?.as_deref())
+        self.speaking(self.key()?.as_deref())
     }
 
     /// Speaks to it through the command line, as admin.

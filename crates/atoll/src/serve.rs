@@ -2,19 +2,20 @@
 
 mod admin_key;
 pub mod authorities;
+mod authority;
 mod door;
 mod driver;
 mod kata;
 pub mod logging;
 mod secret_file;
+mod tls;
 
 use atoll_core::store::Store;
 use atoll_local::images::RegistryConfig;
-use atoll_server::{Links, Ports, RealWorld, ServerConfig, Tls, World};
+use atoll_server::{Links, Ports, RealWorld, ServerConfig, World};
 use std::{
-    env, fs, io,
+    env, io,
     net::{IpAddr, SocketAddr},
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -53,6 +54,7 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     let link_key = door::link_key(&args, &world)?;
     announce(&args, listening);
     let world: Arc<dyn World> = Arc::new(world);
+    config.tls = tls::open(&args, &world)?;
     let front = door::open(&args, &address, &link_key, &driver, &store, &world);
     config.links = Some(Links { address, key: link_key });
     let templates = templates.unwrap_or_else(|| store.clone());
@@ -65,7 +67,6 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
     Ok(ServerConfig {
         no_auth: args.no_auth,
         metrics_public: args.metrics_public,
-        tls: tls(args)?,
         gateway_only: args.role == ServerRole::Gateway,
         user_template: args.user_template.clone(),
         kata: kata::config(&args.kata, args.driver)?,
@@ -110,10 +111,10 @@ fn may_listen(args: &Serve) -> Result<(), Failure> {
              on 127.0.0.1, or leave --no-auth out"
         ));
     }
-    if args.tls_cert.is_none() && !args.insecure_listen {
+    if !args.is_tls() && !args.insecure_listen {
         return refuse(format!(
             "{address} can be reached from other machines, and without TLS keys and commands could be read on the way: \
-             give --tls-cert and --tls-key, or --insecure-listen when something in front encrypts"
+             give --tls-cert and --tls-key, --tls-dev for a certificate of this machine's own, or --insecure-listen when something in front encrypts"
         ));
     }
     Ok(())
@@ -140,12 +141,6 @@ fn occupied(address: SocketAddr, source: io::Error) -> Failure {
         )),
         _ => Failure::io(format!("listen on {address}"), source),
     }
-}
-
-fn tls(args: &Serve) -> Result<Option<Tls>, Failure> {
-    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    let read = |path: &Path| fs::read(path).map_err(|source| Failure::file("read", path, source));
-    Ok(Some(Tls { certificate: read(certificate)?, key: read(key)? }))
 }
 
 fn database(args: &Serve) -> String {
@@ -193,7 +188,7 @@ fn raise_descriptor_limit() {
 }
 
 fn announce(args: &Serve, address: SocketAddr) {
-    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    let scheme = if args.is_tls() { "https" } else { "http" };
     let host = match address.ip() {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
@@ -229,6 +224,7 @@ mod tests {
         assert!(why.contains("--tls-cert") && why.contains("--insecure-listen"), "{why}");
         assert!(may_listen(&args(&["--listen", "0.0.0.0:1", "--insecure-listen"])).is_ok());
         assert!(may_listen(&args(&["--listen", "0.0.0.0:1", "--tls-cert", "c", "--tls-key", "k"])).is_ok());
+        assert!(may_listen(&args(&["--listen", "0.0.0.0:1", "--tls-dev"])).is_ok());
         let why =
             may_listen(&args(&["--listen", "0.0.0.0:1", "--insecure-listen", "--no-auth"])).unwrap_err();
         assert!(why.to_string().contains("--no-auth"), "{why}");

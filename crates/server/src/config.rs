@@ -8,7 +8,9 @@ use atoll_core::{
     quantity::{Bytes, MilliCpu},
     template::{self, EXECUTOR, TemplateSpec},
 };
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use crate::certificates::Certificates;
 
 /// Seconds that a container may be given to become ready.
 const READY_SECONDS: RangeInclusive<u64> = 30..=300;
@@ -23,7 +25,7 @@ pub struct ServerConfig {
     /// `/metrics` needs no key.
     pub metrics_public: bool,
     /// Speak TLS.
-    pub tls: Option<Tls>,
+    pub tls: Option<Arc<Certificates>>,
     /// Containers of the API under `/api/kata`.
     pub kata: KataConfig,
     /// Of everything below `/api`, nothing is answered: another process does that.
@@ -112,21 +114,6 @@ pub struct Links {
     pub address: ContentAddress,
     /// What links are signed with.
     pub key: LinkKey,
-}
-
-/// Certificate chain and private key, both PEM.
-#[derive(Clone)]
-pub struct Tls {
-    /// The chain, leaf first.
-    pub certificate: Vec<u8>,
-    /// The key.
-    pub key: Vec<u8>,
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").finish_non_exhaustive()
-    }
 }
 
 /// Bounds, each with a default that suits one machine.

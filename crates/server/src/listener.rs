@@ -24,7 +24,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use crate::{
-    config::{ServerConfig, Tls},
+    certificates::Certificates,
+    config::ServerConfig,
     front::Front,
     http,
     metrics::Metrics,
@@ -77,7 +78,7 @@ pub async fn serve(
     if config.no_auth && !address.ip().is_loopback() {
         return Err(ServeError::OpenWithoutKeys(address));
     }
-    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    let tls = config.tls.clone().map(acceptor).transpose()?;
     let stopping = CancellationToken::new();
     let Ports { driver, store, templates, front } = ports;
     let (metrics, stop) = (Metrics::new(front.as_deref()), stopping.clone());
@@ -95,16 +96,11 @@ pub async fn serve(
     Ok(())
 }
 
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ServeError> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let refuse = |error: &dyn std::fmt::Display| ServeError::Tls(error.to_string());
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&tls.certificate).collect();
-    let chain = chain.map_err(|error| refuse(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| refuse(&error))?;
+fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, ServeError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = builder.map_err(|error| refuse(&error))?.with_no_client_auth();
-    let mut config = config.with_single_cert(chain, key).map_err(|error| refuse(&error))?;
+    let builder = builder.map_err(|error| ServeError::Tls(error.to_string()))?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -5,11 +5,11 @@
 mod common;
 
 use atoll_core::testing::FakeDriver;
-use atoll_server::{Limits, RealWorld, ServeError, ServerConfig, Tls, serve};
+use atoll_server::{Certificates, Limits, RealWorld, ServeError, ServerConfig, Tls, serve};
 use common::{ADMIN, agent::Agent, ports, read, start, start_with, until};
 use reqwest::{Certificate, Client, Method};
 use serde_json::json;
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -91,8 +91,8 @@ async fn without_keys_it_listens_on_this_machine_only() {
     assert!(matches!(served, Err(ServeError::OpenWithoutKeys(_))));
 }
 
-#[tokio::test]
-async fn tls_is_spoken_and_a_bad_certificate_is_refused_at_once() {
+/// A certificate for 127.0.0.1 that signs itself; none where there is no openssl.
+fn certificate(of: &str) -> Option<Tls> {
     let dir = tempfile::tempdir().unwrap();
     let made = Command::new("openssl")
         .args([
@@ -106,29 +106,51 @@ async fn tls_is_spoken_and_a_bad_certificate_is_refused_at_once() {
             "-days",
             "1",
         ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-subj", &format!("/CN={of}"), "-addext", "subjectAltName=IP:127.0.0.1"])
         .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"])
         .current_dir(&dir)
         .output();
     if !made.is_ok_and(|made| made.status.success()) {
-        println!("SKIPPED: tls_is_spoken_and_a_bad_certificate_is_refused_at_once: openssl is not installed");
-        return;
+        println!("SKIPPED: {of}: openssl is not installed");
+        return None;
     }
-    let certificate = std::fs::read(dir.path().join("cert.pem")).unwrap();
-    let key = std::fs::read(dir.path().join("key.pem")).unwrap();
-    let tls = Tls { certificate: certificate.clone(), key };
-    let server =
-        start_with(ServerConfig { tls: Some(tls), ..ServerConfig::default() }, FakeDriver::default()).await;
-    let root = Certificate::from_pem(&certificate).unwrap();
-    let client = Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
-    let url = format!("https://{}/api/v1/sandboxes", server.address);
-    let response = client.get(url).header("x-api-key", ADMIN).send().await.unwrap();
-    assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_2));
+    let read = |name| std::fs::read(dir.path().join(name)).unwrap();
+    Some(Tls { certificate: read("cert.pem"), key: read("key.pem") })
+}
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let config =
-        ServerConfig { tls: Some(Tls { certificate, key: b"no key".to_vec() }), ..ServerConfig::default() };
-    let ports = ports(&Arc::default(), &Arc::default());
-    let served = serve(config, listener, ports, Arc::new(RealWorld), std::future::pending()).await;
-    assert!(matches!(served, Err(ServeError::Tls(_))));
+/// What a client that trusts this certificate alone is answered, and by which protocol.
+async fn asked_over(tls: &Tls, address: SocketAddr) -> Result<(u16, reqwest::Version), reqwest::Error> {
+    let root = Certificate::from_pem(&tls.certificate).unwrap();
+    let client = Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+    let url = format!("https://{address}/api/v1/sandboxes");
+    let response = client.get(url).header("x-api-key", ADMIN).send().await?;
+    Ok((response.status().as_u16(), response.version()))
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_its_certificate_can_be_replaced() {
+    let (Some(first), Some(second)) = (certificate("first"), certificate("second")) else { return };
+    let certificates = Arc::new(Certificates::new(&first).unwrap());
+    let config = ServerConfig { tls: Some(certificates.clone()), ..ServerConfig::default() };
+    let server = start_with(config, FakeDriver::default()).await;
+    let good = (200, reqwest::Version::HTTP_2);
+    assert_eq!(asked_over(&first, server.address).await.unwrap(), good);
+    assert!(asked_over(&second, server.address).await.is_err());
+    certificates.replace(&second).unwrap();
+    assert_eq!(asked_over(&second, server.address).await.unwrap(), good);
+    assert!(asked_over(&first, server.address).await.is_err());
+    let mixed = Tls { key: first.key, ..second.clone() };
+    for bad in [
+        mixed,
+        Tls { certificate: Vec::new(), ..second.clone() },
+        Tls { key: b"no key".to_vec(), ..second.clone() },
+    ] {
+        assert!(matches!(certificates.replace(&bad), Err(ServeError::Tls(_))));
+        assert!(matches!(Certificates::new(&bad), Err(ServeError::Tls(_))));
+    }
+    assert_eq!(
+        asked_over(&second, server.address).await.unwrap(),
+        good,
+        "what cannot be used changes nothing"
+    );
 }

@@ -128,12 +128,15 @@ pub struct Serve {
     /// Listen for other machines without TLS, because something in front encrypts
     #[arg(long)]
     pub insecure_listen: bool,
-    /// Certificate chain (PEM)
+    /// Certificate chain (PEM); read again when it changes and on SIGHUP
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// Its private key (PEM)
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Speak TLS with a certificate of an authority made for this server alone, and print how clients trust it
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub tls_dev: bool,
     /// What keeps images and sandboxes' files: btrfs, or where there is none an ext4 in a file for each sandbox
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub storage: Storage,
@@ -155,8 +158,15 @@ pub struct Serve {
     /// What this process answers
     #[arg(long, env = "ATOLL_ROLE", value_enum, default_value_t, value_name = "ROLE")]
     pub role: ServerRole,
-    /// Domain of sandboxes' host names: PORT-ID.DOMAIN and USER-PORTNAME.DOMAIN
-    #[arg(long, env = "ATOLL_DOMAIN", default_value = "localhost", value_name = "DOMAIN")]
+    /// Domain of sandboxes' host names: PORT-ID.DOMAIN and USER-PORTNAME.DOMAIN [default: localhost; with --tls-dev
+    /// atoll.localhost]
+    #[arg(
+        long,
+        env = "ATOLL_DOMAIN",
+        default_value = "localhost",
+        default_value_if("tls_dev", "true", "atoll.localhost")
+    )]
+    #[arg(hide_default_value = true, value_name = "DOMAIN")]
     pub domain: String,
     /// How browsers reach those names, e.g. https://{host} [default: this server's own scheme and port]
     #[arg(long, env = "ATOLL_CONTENT_URL", value_name = "URL")]
@@ -173,6 +183,13 @@ pub struct Serve {
     /// Where images come from.
     #[command(flatten)]
     pub registries: Registries,
+}
+
+impl Serve {
+    /// Whether clients come over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls_dev || self.tls_cert.is_some()
+    }
 }
 
 fn absolute(text: &str) -> io::Result<PathBuf> {

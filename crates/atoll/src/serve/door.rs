@@ -65,7 +65,7 @@ pub fn open(
 
 /// The names of sandboxes, as browsers are to use them.
 pub fn address(args: &Serve, listening: SocketAddr) -> Result<ContentAddress, Failure> {
-    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    let scheme = if args.is_tls() { "https" } else { "http" };
     let own = || format!("{scheme}://{{host}}:{}", listening.port());
     let pattern = args.content_url.clone().unwrap_or_else(own);
     ContentAddress::new(&args.domain, &pattern).map_err(|refused| {
