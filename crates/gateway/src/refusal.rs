@@ -17,6 +17,9 @@ use crate::{
     signature::Bad,
 };
 
+/// What E2B says of a port on which nothing listens.
+const CLOSED: &str = "The sandbox is running but port is not open";
+
 /// Why not.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -123,8 +126,8 @@ fn traffic_problem(wrong: bool) -> &'static str {
 pub enum Manner {
     /// Somebody at a browser.
     Page,
-    /// A program.
-    Json,
+    /// A program, and the sandbox that it named by its identifier.
+    Json(Option<SandboxId>),
     /// A client of E2B, and the sandbox that it named.
     E2b(String),
 }
@@ -133,13 +136,15 @@ impl Manner {
     /// From what is asked for. Only clients of E2B ask for an agent, by whatever name.
     pub fn of(route: &Route, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        match (route, text(SANDBOX_ID), text("accept")) {
-            (Route::To { destination: Destination::Port { port: AGENT_PORT, id }, .. }, _, _) => {
-                Self::E2b(id.to_string())
-            }
-            (_, Some(id), _) => Self::E2b(SandboxId::parse(id).map(|id| id.to_string()).unwrap_or_default()),
-            (_, None, Some(accept)) if accept.contains("text/html") => Self::Page,
-            _ => Self::Json,
+        let (port, id) = match route {
+            Route::To { destination: Destination::Port { port, id }, .. } => (Some(*port), Some(id)),
+            _ => (None, None),
+        };
+        match (text(SANDBOX_ID), text("accept")) {
+            (Some(_), _) => Self::E2b(id.map(ToString::to_string).unwrap_or_default()),
+            _ if port == Some(AGENT_PORT) => Self::E2b(id.map(ToString::to_string).unwrap_or_default()),
+            (None, Some(accept)) if accept.contains("text/html") => Self::Page,
+            _ => Self::Json(id.cloned()),
         }
     }
 }
@@ -181,7 +186,11 @@ impl Refusal {
         };
         let (status, kind, text) = match manner {
             Manner::Page => (status, "text/html; charset=utf-8", page(status, &message)),
-            Manner::Json => (status, "application/json", json!({"error": message, "code": code}).to_string()),
+            Manner::Json(id) => {
+                let mut body = json!({"error": message, "code": code});
+                self.add_e2b(&mut body, id.as_ref());
+                (status, "application/json", body.to_string())
+            }
             Manner::E2b(id) => {
                 let (status, body) = self.e2b(status, &message, id);
                 (status, "application/json", body.to_string())
@@ -198,6 +207,14 @@ impl Refusal {
         response
     }
 
+    /// Who asks for a port by its host name may use a client of E2B to know that name, and look for its words.
+    fn add_e2b(&self, body: &mut serde_json::Value, id: Option<&SandboxId>) {
+        if let (Self::PortClosed(port), Some(id)) = (self, id) {
+            (body["sandboxId"], body["message"]) = (json!(id), json!(CLOSED));
+            body["port"] = json!(port);
+        }
+    }
+
     /// E2B's clients take a sandbox that is gone, and a port that is closed, from these words and this status.
     fn e2b(&self, status: StatusCode, message: &str, id: &str) -> (StatusCode, serde_json::Value) {
         let gone = StatusCode::BAD_GATEWAY;
@@ -208,8 +225,10 @@ impl Refusal {
                 (gone, body)
             }
             Self::PortClosed(port) => {
-                let message = "The sandbox is running but port is not open";
-                (gone, json!({"sandboxId": id, "message": message, "port": port, "code": gone.as_u16()}))
+                (gone, json!({"sandboxId": id, "message": CLOSED, "port": port, "code": gone.as_u16()}))
+            }
+            Self::Untrusted | Self::Unsigned(_) | Self::NoEndpoint => {
+                (status, json!({"message": message, "code": status.as_u16()}))
             }
             _ => (status, json!({"sandboxId": id, "message": message, "code": status.as_u16()})),
         }
@@ -241,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn people_programs_and_e2b_are_told_in_their_words() {
         let closed = Refusal::PortClosed(81);
-        let (status, json) = said(&closed, &Manner::Json).await;
+        let (status, json) = said(&closed, &Manner::Json(None)).await;
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((status, &json["code"]), (502, &json!("port_closed")));
         assert!(json["error"].as_str().unwrap().contains("81"));
@@ -264,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_broke_inside_is_not_told() {
-        let (status, text) = said(&Refusal::Internal("/secret/path".into()), &Manner::Json).await;
+        let (status, text) = said(&Refusal::Internal("/secret/path".into()), &Manner::Json(None)).await;
         assert!(status == 500 && !text.contains("secret"), "{text}");
     }
 
@@ -277,12 +296,12 @@ mod tests {
             Manner::of(&Route::Nothing, &pairs.collect())
         };
         assert_eq!(manner(&[("accept", "text/html,*/*;q=0.8")]), Manner::Page);
-        assert_eq!(manner(&[("accept", "*/*")]), Manner::Json);
-        assert_eq!(manner(&[]), Manner::Json);
+        assert_eq!(manner(&[("accept", "*/*")]), Manner::Json(None));
+        assert_eq!(manner(&[]), Manner::Json(None));
         assert_eq!(manner(&[("e2b-sandbox-id", "<x>"), ("accept", "text/html")]), Manner::E2b(String::new()));
         let id = SandboxId::from_entropy([1; 19]);
         let to = |port| Route::To { destination: Destination::Port { port, id: id.clone() }, by_host: true };
         assert_eq!(Manner::of(&to(AGENT_PORT), &HeaderMap::new()), Manner::E2b(id.to_string()));
-        assert_eq!(Manner::of(&to(80), &HeaderMap::new()), Manner::Json);
+        assert_eq!(Manner::of(&to(80), &HeaderMap::new()), Manner::Json(Some(id.clone())));
     }
 }

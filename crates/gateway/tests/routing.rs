@@ -207,6 +207,8 @@ async fn refusals_are_in_the_words_of_whoever_asks() {
     let (status, told) = read(world.get(&closed, "/")).await;
     assert_eq!((status, &told["code"]), (502, &"port_closed".into()));
     assert!(told["error"].as_str().unwrap().contains("81"), "{told}");
+    assert_eq!((&told["sandboxId"], &told["port"]), (&id.as_str().into(), &81.into()));
+    assert_eq!(told["message"], "The sandbox is running but port is not open");
     let page = world.get(&closed, "/").header("accept", "text/html").send().await.unwrap();
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
     assert!(page.text().await.unwrap().contains("port 81"));
