@@ -1,0 +1,3 @@
+// Methods of the clients that no scenario calls, and why. Nothing else excuses a method that was never called.
+export const METHODS = {
+}
