@@ -111,8 +111,11 @@ impl Place {
         if let Some(files) = &self.files {
             return files.keep_images();
         }
-        let disk = self.disk.as_ref().context("a bare directory keeps nothing")?;
-        subvolume(&["snapshot"], &[&self.dir.path().join("disk/images"), &disk.kept()])
+        let kept = self.disk.as_ref().context("a bare directory keeps nothing")?.kept();
+        if kept.exists() {
+            subvolume(&["delete"], &[&kept])?;
+        }
+        subvolume(&["snapshot"], &[&self.dir.path().join("disk/images"), &kept])
     }
 
     /// Where it is.

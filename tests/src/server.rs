@@ -52,6 +52,8 @@ pub struct Options {
     pub env: Vec<(&'static str, &'static str)>,
     /// The address; a free port of loopback when absent.
     pub listen: Option<SocketAddr>,
+    /// Images that must be there besides the base image, where it is.
+    pub images: Vec<String>,
 }
 
 impl Options {
@@ -113,24 +115,30 @@ impl Server {
         let listen = options.listen.map_or_else(free_address, Ok)?;
         let disk = options.without_btrfs.then_some(SMALL_DISK);
         let more = ground.as_ref().map(|ground| ground.arguments()).transpose()?.unwrap_or_default();
-        let args = options.args.into_iter().chain(more).collect();
-        let mut server = Self { child: None, place, listen, args, env: options.env, disk, before, ground };
+        let args = options.args.iter().cloned().chain(more).collect();
+        let env = options.env.clone();
+        let mut server = Self { child: None, place, listen, args, env, disk, before, ground };
         server.launch().await?;
         if !options.bare && !options.in_memory && server.ground.is_none() {
-            server.provision().await?;
+            server.provision(&options.images).await?;
         }
         Ok(server)
     }
 
-    /// Makes the base image when the directory lacks it, and keeps it for the next.
-    async fn provision(&mut self) -> Result<()> {
+    /// Makes the base image, and those named, when the directory lacks them, and keeps them for the next.
+    async fn provision(&mut self, names: &[String]) -> Result<()> {
         let images = self.client()?.images().await?;
-        if images.iter().any(|image| image.reference == IMAGE) {
+        let is_there = |name: &str| images.iter().any(|image| image.reference == name);
+        let all = std::iter::once(IMAGE).chain(names.iter().map(String::as_str));
+        let missing: Vec<_> = all.filter(|name| !is_there(name)).collect();
+        if missing.is_empty() {
             return Ok(());
         }
-        println!("making the image {IMAGE} once; it is kept in {}", crate::cache().display());
-        let done = self.cli()?.run(&["images", "pull", IMAGE]).await?;
-        ensure!(done.code == 0, "could not make the image {IMAGE}: {}", done.stderr);
+        for name in missing {
+            println!("making the image {name} once; it is kept in {}", crate::cache().display());
+            let done = self.cli()?.run(&["images", "pull", name]).await?;
+            ensure!(done.code == 0, "could not make the image {name}: {}", done.stderr);
+        }
         self.stop().await?;
         self.place.keep_images()?;
         self.launch().await

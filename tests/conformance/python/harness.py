@@ -147,6 +147,7 @@ class Beside:
         self._task = self._future = None
         if not kit.sync:
             self._task = asyncio.ensure_future(function())
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to whoever joins, if anybody
             return
         self._future = concurrent.futures.Future()
 
@@ -349,9 +350,6 @@ class Run:
             if kit:
                 await kit.clean()
         return area, function.__name__, status, reason, time.monotonic() - start
-
-    async def within(self, patience, work):
-        return await asyncio.wait_for(work, patience)
 
     def in_thread(self, entry):
         area, _, needs, patience, function = entry

@@ -41,7 +41,7 @@ async function chartsAndTables(t) {
 async function contextsAreApart(t) {
   const sandbox = await interpreter(t)
   const context = await sandbox.createCodeContext({ cwd: '/tmp', language: 'python' })
-  t.equal((await sandbox.runCode('import os; os.getcwd()', { context })).text, "'/tmp'", 'its directory')
+  t.equal((await sandbox.runCode('import os; os.getcwd()', { context })).text, '/tmp', 'its directory')
   t.check((await sandbox.listCodeContexts()).some((each) => each.id === context.id), 'it is listed')
   await sandbox.runCode('kept = 1', { context })
   await sandbox.restartCodeContext(context)
@@ -52,7 +52,7 @@ async function contextsAreApart(t) {
 
 async function environmentAndLimits(t) {
   const sandbox = await interpreter(t, { envs: { OUTER: 'one' } })
-  t.equal((await sandbox.runCode("import os; os.environ['OUTER'] + os.environ['INNER']", { envs: { INNER: 'two' } })).text, "'onetwo'", 'both')
+  t.equal((await sandbox.runCode("import os; os.environ['OUTER'] + os.environ['INNER']", { envs: { INNER: 'two' } })).text, 'onetwo', 'both')
   await t.rejects('TimeoutError', sandbox.runCode('import time; time.sleep(100)', { timeoutMs: 3000 }))
 }
 

@@ -80,7 +80,7 @@ async def it_runs_as_the_user_in_their_home(t):
     done = await sandbox.commands.run("id -un; pwd; echo $HOME $USER $LOGNAME; umask")
     t.equal(done.stdout.splitlines()[:3], ["user", "/home/user", "/home/user user user"], "who and where")
     t.contains((await sandbox.commands.run("echo $PATH")).stdout, "/usr/bin", "PATH")
-    t.equal((await sandbox.commands.run("id -u; pwd", user="root")).stdout, "0\n/root\n", "as root")
+    t.equal((await sandbox.commands.run("id -u; cd; pwd", user="root")).stdout, "0\n/root\n", "as root")
 
 
 @scenario("commands")

@@ -41,6 +41,20 @@ async def the_screen_is_seen(t):
 
 
 @tried
+async def a_desktop_unless_asked(t):
+    screen = await desktop(t)
+    t.equal(tuple(await screen.get_screen_size()), (1024, 768), "get_screen_size")
+    t.equal(tuple(await screen.get_cursor_position()), (512, 384), "get_cursor_position")
+    before = bytes(await screen.screenshot())
+
+    async def changed():
+        return bytes(await screen.screenshot()) != before
+
+    await screen.right_click()
+    await t.eventually(changed, "a click with the right button shows something", 20)
+
+
+@tried
 async def the_mouse_moves_and_clicks(t):
     screen = await desktop(t)
     await screen.move_mouse(300, 200)

@@ -149,7 +149,7 @@ async def credentials_are_stored_and_refused(t):
     await sandbox.git.dangerously_authenticate("ada", "s3cret", host="git.example.com")
     t.contains(await sandbox.files.read(".git-credentials"), "https://ada:s3cret@git.example.com", "the file")
     await t.raises("InvalidArgumentException", sandbox.git.dangerously_authenticate("ada", ""))
-    await t.raises("InvalidArgumentException", sandbox.git.clone("https://git.example.com/x.git", username="ada"))
+    await t.raises("InvalidArgumentException", sandbox.git.clone("https://git.example.com/x.git", password="without a name"))
 
 
 @scenario("git")

@@ -86,6 +86,7 @@ async def nothing_after_stop(t):
     sandbox = await t.sandbox()
     await sandbox.files.make_dir("w")
     watch = await Watch(t, sandbox).begin("w")
+    await asyncio.sleep(0.2)
     await watch.stop()
     await sandbox.files.write("w/file.txt", "x")
     if t.sync:
