@@ -36,8 +36,8 @@ async function killTells(t) {
   t.equal([await sandbox.kill(), await sandbox.kill(), await t.Sandbox.kill(STRANGER)], [true, false, false], 'kill')
   t.equal(await sandbox.isRunning(), false, 'isRunning')
   await t.rejects('SandboxNotFoundError', sandbox.getInfo())
-  await t.rejects('TimeoutError', sandbox.commands.run('true'))
-  await t.rejects('TimeoutError', sandbox.files.read('/etc/passwd'))
+  await t.rejects('SandboxNotFoundError', sandbox.commands.run('true'))
+  await t.rejects('SandboxError', sandbox.files.read('/etc/passwd'))
   t.equal(await t.Sandbox.kill((await t.sandbox()).sandboxId), true, 'kill by id')
 }
 
