@@ -48,6 +48,7 @@ async fn a_sandbox_is_made_as_it_is_asked_for() {
     assert_eq!(made["envdAccessToken"], key.agent_token(&parsed));
     assert_eq!(made["trafficAccessToken"], key.traffic_token(&parsed));
     let sandbox = at(&server, &id).await;
+    assert_eq!(sandbox.deadline.unwrap().duration_since(sandbox.spec.created_at).as_secs(), 60);
     assert_eq!(sandbox.spec.metadata["a key"], "any & text");
     assert_eq!((sandbox.spec.env["A"].as_str(), sandbox.spec.env["E2B_SANDBOX"].as_str()), ("b", "true"));
     assert_eq!((sandbox.spec.public, sandbox.spec.lifecycle.pause_after), (false, None));
@@ -94,6 +95,12 @@ async fn errors_have_their_shape() {
     assert_eq!((nobody.0, &nobody.1["code"]), (401, &json!(401)));
     let (status, told) = server.get("/v2/sandboxes?limit=0").await;
     assert_eq!((status, &told["code"]), (400, &json!(400)));
+    for (path, expected) in
+        [("/volumes", 404), ("/v3/volumes", 404), ("/teams/x", 404), ("/v2/sandboxes/x", 404)]
+    {
+        let (status, told) = server.get(path).await;
+        assert_eq!((status, &told["code"]), (expected, &json!(expected)), "{path} {told}");
+    }
     let (status, native) = server.get("/api/v1/sandboxes/nothing").await;
     assert_eq!((status, &native["code"]), (404, &json!("not_found")), "ours keep theirs");
     server.stop().await.unwrap();

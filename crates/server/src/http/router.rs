@@ -135,12 +135,19 @@ pub fn router(services: Arc<Services>) -> Router {
 
 async fn unknown(request: Request) -> Response {
     let message = format!("there is nothing at {}; see /docs", request.uri().path());
-    plain(StatusCode::NOT_FOUND, "unknown_route", &message)
+    let answer = plain(StatusCode::NOT_FOUND, "unknown_route", &message);
+    in_their_shape(request.uri().path(), answer)
+}
+
+/// Nothing is known of the path but how it begins.
+fn in_their_shape(path: &str, answer: Response) -> Response {
+    if dialects::e2b::is_theirs(path) { dialects::e2b::reshaped(answer) } else { answer }
 }
 
 async fn wrong_method(request: Request) -> Response {
     let message = format!("{} cannot be done at {}; see /docs", request.method(), request.uri().path());
-    plain(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", &message)
+    let answer = plain(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", &message);
+    in_their_shape(request.uri().path(), answer)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over by value")]

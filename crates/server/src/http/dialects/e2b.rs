@@ -17,7 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::services::{Services, access::Caller, error::ServiceError};
 
-pub use shape::in_their_shape;
+pub use shape::{in_their_shape, is_theirs, reshaped};
 
 /// The version of their agent that ours answers as. Clients ask for features by it: 0.6.4 has all that they know of.
 const ENVD_VERSION: &str = "0.6.4";

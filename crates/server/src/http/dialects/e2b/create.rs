@@ -6,10 +6,12 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
+use jiff::SignedDuration;
 use std::sync::Arc;
 
 use super::{
     network::{is_empty, policy},
+    sandboxes::keep_for,
     shape::E2bError,
     types::{MadeSandbox, NewSandbox},
 };
@@ -23,6 +25,8 @@ const BASE: &str = "base";
 /// Seconds until the end where the caller says nothing, by path.
 const TIMEOUT_V1: i64 = 15;
 const TIMEOUT_V2: i64 = 300;
+/// What a creation may take of a sandbox's time; after a longer one, that begins when the caller can use it.
+const NOTICEABLE: SignedDuration = SignedDuration::from_secs(2);
 /// Seconds after which a paused sandbox gives its memory back: its processes end, its files stay.
 const STOP_AFTER: u64 = 24 * 60 * 60;
 /// The same where only the files are to be kept.
@@ -68,9 +72,13 @@ async fn create(
 ) -> Answer<(StatusCode, Json<MadeSandbox>)> {
     let promise = promise(headers, &body.bytes)?;
     let recipe = recipe(services, caller, &body.value.template_id).await?;
-    let ask = request(body.value, recipe, timeout)?;
-    let begun = services.create(caller, CreateSandbox { agent_open, ..ask }, promise).await;
-    let sandbox = begun.map_err(in_their_words)?.ended().await?;
+    let timeout = seconds("timeout", body.value.timeout.unwrap_or(timeout))?;
+    let ask = CreateSandbox { agent_open, ttl: Some(Some(timeout)), ..request(body.value, recipe)? };
+    let begun = services.create(caller, ask, promise).await.map_err(in_their_words)?;
+    let sandbox = begun.ended().await?;
+    if services.base.world.now().duration_since(sandbox.spec.created_at) > NOTICEABLE {
+        keep_for(services, caller, &sandbox, timeout).await?;
+    }
     Ok((StatusCode::CREATED, Json(MadeSandbox::of(services, &sandbox))))
 }
 
@@ -92,7 +100,7 @@ async fn recipe(services: &Services, caller: &Caller, id: &str) -> Result<Create
 }
 
 /// The sandbox that is asked for. Nothing is done about idleness: only its time-out ends it.
-fn request(asked: NewSandbox, recipe: CreateSandbox, timeout: i64) -> Result<CreateSandbox, ServiceError> {
+fn request(asked: NewSandbox, recipe: CreateSandbox) -> Result<CreateSandbox, ServiceError> {
     refuse_what_is_not_there(&asked)?;
     let pauses = asked.auto_pause == Some(true);
     let keeps_memory = asked.auto_pause_memory != Some(false);
@@ -106,7 +114,6 @@ fn request(asked: NewSandbox, recipe: CreateSandbox, timeout: i64) -> Result<Cre
     env.insert("E2B_SANDBOX".into(), "true".into());
     env.insert("E2B_TEMPLATE_ID".into(), asked.template_id);
     Ok(CreateSandbox {
-        ttl: Some(Some(seconds("timeout", asked.timeout.unwrap_or(timeout))?)),
         pause_after: Some(0),
         stop_after: Some(if keeps_memory { STOP_AFTER } else { STOP_SOON }),
         terminate_after: Some(TERMINATE_AFTER),
@@ -168,16 +175,16 @@ mod tests {
     use serde_json::json;
 
     fn asked(body: serde_json::Value) -> Result<CreateSandbox, ServiceError> {
-        request(serde_json::from_value(body).unwrap(), CreateSandbox::of_image("base"), 300)
+        request(serde_json::from_value(body).unwrap(), CreateSandbox::of_image("base"))
     }
 
     #[test]
     fn a_sandbox_lives_by_its_timeout_alone() {
         let made = asked(json!({"templateID": "base"})).unwrap();
-        assert_eq!((made.ttl, made.pause_after), (Some(Some(300)), Some(0)));
+        assert_eq!(made.pause_after, Some(0));
         assert_eq!((made.on_deadline, made.wake_on_request), (Some(OnDeadline::Terminate), Some(false)));
-        assert_eq!(asked(json!({"timeout": 0})).unwrap().ttl, Some(Some(1)));
-        assert_eq!(asked(json!({"timeout": -1})).unwrap_err().tell().field.as_deref(), Some("timeout"));
+        assert_eq!((seconds("timeout", 0).unwrap(), seconds("timeout", 60).unwrap()), (1, 60));
+        assert_eq!(seconds("timeout", -1).unwrap_err().tell().field.as_deref(), Some("timeout"));
         let pausing = asked(json!({"autoPause": true, "autoPauseMemory": false})).unwrap();
         assert_eq!((pausing.on_deadline, pausing.stop_after), (Some(OnDeadline::Pause), Some(STOP_SOON)));
     }

@@ -28,9 +28,33 @@ pub struct E2bError {
     pub error_code: Option<String>,
 }
 
+/// What paths of theirs begin with, those that are not served included: their clients read no other shape.
+const PATHS: [&str; 9] = [
+    "sandboxes",
+    "templates",
+    "snapshots",
+    "volumes",
+    "volumecontent",
+    "secrets",
+    "teams",
+    "nodes",
+    "access-tokens",
+];
+
+/// Whether a path is one of their API's.
+pub fn is_theirs(path: &str) -> bool {
+    let rest = path.trim_start_matches('/');
+    let rest = ["v2/", "v3/"].iter().find_map(|version| rest.strip_prefix(version)).unwrap_or(rest);
+    PATHS.contains(&rest.split('/').next().unwrap_or_default())
+}
+
 /// Says errors of everything behind it in their shape.
 pub async fn in_their_shape(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    reshaped(next.run(request).await)
+}
+
+/// The same answer, in their shape if it is an error of ours.
+pub fn reshaped(mut response: Response) -> Response {
     let Some(Told(told)) = response.extensions_mut().remove::<Told>() else { return response };
     let status = their_status(response.status());
     let error = E2bError {
@@ -64,5 +88,20 @@ fn their_code(code: &str) -> &str {
         "exhausted" => "sandbox_capacity_unavailable",
         "internal" => "internal_server_error",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn their_paths_are_told_from_ours() {
+        for path in ["/sandboxes", "/v2/sandboxes/x", "/v3/templates", "/volumes/x", "/teams"] {
+            assert!(is_theirs(path), "{path}");
+        }
+        for path in ["/", "/v1/sandbox/x", "/api/v1/sandboxes", "/v2", "/sandboxes-x", "/docs"] {
+            assert!(!is_theirs(path), "{path}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What this API is asked and answers, field by field.
 
 use atoll_core::{
-    network::{NetworkMode, NetworkPolicy},
+    network::{Cidr, NetworkMode, NetworkPolicy},
     phase::Phase,
     sandbox::Sandbox,
     template::OnDeadline,
@@ -295,15 +295,20 @@ fn is_closed(policy: &NetworkPolicy) -> bool {
 
 fn network(sandbox: &Sandbox) -> Network {
     let policy = &sandbox.spec.network;
-    let mut deny: Vec<String> = policy.deny.iter().map(ToString::to_string).collect();
+    let mut deny: Vec<String> = policy.deny.iter().map(address).collect();
     if policy.mode != NetworkMode::Internet {
         deny.push(EVERYTHING.to_owned());
     }
     Network {
-        allow_out: Some(policy.allow.iter().map(ToString::to_string).collect()),
+        allow_out: Some(policy.allow.iter().map(address).collect()),
         deny_out: Some(deny),
         allow_public_traffic: Some(sandbox.spec.public),
         mask_request_host: sandbox.spec.mask_host.clone(),
         ..Network::default()
     }
+}
+
+/// A single address is told without its prefix, as callers write it.
+fn address(range: &Cidr) -> String {
+    if range.prefix == 32 { range.network.to_string() } else { range.to_string() }
 }
