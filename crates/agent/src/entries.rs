@@ -132,10 +132,16 @@ fn list_into(path: &str, depth: u32, users: &Users, found: &mut Vec<EntryInfo>) 
     Ok(())
 }
 
-/// Makes a directory with its parents; one that exists is an error.
+/// Makes a directory with its parents. One that exists is an error, and anything else in its place is another: who asks
+/// for a directory that is there already has what they want, who has a file there has not.
 pub fn make_directory(path: &str) -> io::Result<()> {
     make_parents(path)?;
-    fs::DirBuilder::new().mode(0o755).create(path)
+    match fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !Path::new(path).is_dir() => {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
+        result => result,
+    }
 }
 
 /// Makes the directories above a path.
@@ -220,6 +226,8 @@ mod tests {
         let path = format!("{}/x/y", dir.path().display());
         make_directory(&path).unwrap();
         assert_eq!(make_directory(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::write(format!("{path}/file"), "").unwrap();
+        assert_eq!(make_directory(&format!("{path}/file")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
         remove(&path).unwrap();
         remove(&path).unwrap();
     }
