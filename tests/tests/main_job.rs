@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use atoll_proto::api::{CreateSandbox, Phase};
-use atoll_tests::{Options, Run, Server, server::wait_until, story};
+use atoll_tests::{Options, Run, Server, Skip, server::wait_until, story};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -36,6 +36,7 @@ async fn command_line(run: &mut Run, server: &Server) {
     run.case("json_everywhere", json_everywhere(server)).await;
     run.case("pause_and_resume", pause_and_resume(server)).await;
     run.case("stop_and_start_keeps_files", stop_and_start(server)).await;
+    run.case("each_start_is_a_boot", boots(server)).await;
     run.case("templates", templates(server)).await;
     run.case("completions_and_help", completions(server)).await;
     run.case("doctor", doctor(server)).await;
@@ -283,6 +284,30 @@ async fn stop_and_start(server: &Server) -> Result<()> {
     ensure!(server.output(&sandbox.id, &["cat", "/home/user/note"]).await? == "kept");
     cli.output(&["restart", &sandbox.id]).await?;
     ensure!(server.output(&sandbox.id, &["cat", "/home/user/note"]).await? == "kept");
+    server.delete(&sandbox.id).await
+}
+
+/// Programs tell by the boot's id that memory was lost; it must not be the host's, which tells machines apart.
+async fn boots(server: &Server) -> Result<()> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    if server.cluster().is_some() {
+        return Err(Skip("on a cluster a container's boot is its node's".into()).into());
+    }
+    let sandbox = server.create_keeping().await?;
+    let boot = async || server.output(&sandbox.id, &["cat", BOOT_ID]).await;
+    let first = boot().await?;
+    ensure!(first.len() == 36 && first == boot().await?, "{first:?}");
+    ensure!(first != std::fs::read_to_string(BOOT_ID)?.trim(), "it is the host's");
+    let paused = server.client()?.sandbox(&sandbox.id);
+    paused.pause().await?;
+    paused.resume().await?;
+    ensure!(first == boot().await?, "a pause is no boot");
+    server.cli()?.output(&["restart", &sandbox.id]).await?;
+    ensure!(first != boot().await?, "a start is one");
+    let change = server
+        .exec(&sandbox.id, &["sudo", "sh", "-c", &format!("echo x >{BOOT_ID} || umount {BOOT_ID}")])
+        .await?;
+    ensure!(change.exit.exit_code != 0, "{change:?}");
     server.delete(&sandbox.id).await
 }
 

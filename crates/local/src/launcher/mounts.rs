@@ -174,7 +174,18 @@ fn hide() -> Step {
     for path in READ_ONLY {
         ignore_absent(read_only(path)).during(format_args!("protect {}", path.to_string_lossy()))?;
     }
-    Ok(())
+    ignore_absent(own_boot_id()).during("give it a boot of its own")
+}
+
+/// Each start is a boot to what runs inside, and the host's is none of its business. The file's name goes in the end; the
+/// mount holds what it had.
+fn own_boot_id() -> io::Result<()> {
+    let (file, path) = (c"/dev/boot_id", "/dev/boot_id");
+    fs::write(path, fs::read("/proc/sys/kernel/random/uuid")?)?;
+    let tree = raw::clone_mount(file)?;
+    raw::set_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY | HARMLESS, None)?;
+    raw::attach(tree.as_fd(), c"/proc/sys/kernel/random/boot_id")?;
+    fs::remove_file(path)
 }
 
 fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
