@@ -73,7 +73,7 @@ pub async fn upload(app: &Arc<App>, request: Request<Incoming>) -> Result<Respon
         let _permit = permit;
         let reader = ChannelReader { receive, piece: Bytes::new(), over: false };
         // The client may have gone.
-        let _ = tell.send(Unpack::begin(&destination).and_then(|unpack| unpack.run(reader)));
+        let _ = tell.send(Unpack::begin(&destination).and_then(|unpack| unpack.run_packed(reader)));
     };
     Workers::dedicated(account, work).map_err(no_thread)?;
     forward(request.into_body(), send).await;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
@@ -16,6 +17,8 @@ use crate::app::random_hex;
 use crate::entries;
 use crate::spool::{HIDDEN_PREFIX, nearest_directory};
 
+/// The first bytes of what gzip writes (RFC 1952, 2.3.1); no entry's name begins so.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Why an archive was not unpacked.
@@ -54,6 +57,15 @@ impl Unpack {
         fs::create_dir(&hidden)?;
         let root = rustix::fs::open(&hidden, DIRECTORY, Mode::empty()).map_err(io::Error::from)?;
         Ok(Self { hidden, root, target, done: false })
+    }
+
+    /// The same as [`Unpack::run`], whether the archive was packed with gzip or not.
+    pub fn run_packed(self, mut reader: impl Read) -> Result<u64, UnpackError> {
+        let mut head = Vec::new();
+        reader.by_ref().take(GZIP.len() as u64).read_to_end(&mut head).map_err(UnpackError::Archive)?;
+        let packed = head == GZIP;
+        let whole = io::Cursor::new(head).chain(reader);
+        if packed { self.run(MultiGzDecoder::new(whole)) } else { self.run(whole) }
     }
 
     /// Unpacks everything and puts it in its place; gives the number of entries.

@@ -60,6 +60,25 @@ fn a_packed_tree_unpacks_to_the_same() {
 }
 
 #[test]
+fn a_packed_archive_is_known_by_its_first_bytes() {
+    use std::io::Write;
+    let plain = archive(|builder| raw(builder, EntryType::Regular, "a", "", b"data"));
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&plain).unwrap();
+    let packed = encoder.finish().unwrap();
+    for bytes in [&plain, &packed] {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |bytes: &[u8]| Unpack::begin(dir.path().to_str().unwrap()).unwrap().run_packed(bytes);
+        assert_eq!(run(bytes).unwrap(), 1);
+        assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"data");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cut = Unpack::begin(dir.path().to_str().unwrap()).unwrap().run_packed(&packed[..packed.len() - 4]);
+    assert!(cut.is_err());
+    assert_eq!(names(dir.path()), Vec::<String>::new());
+}
+
+#[test]
 fn an_archive_merges_with_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("sub")).unwrap();
