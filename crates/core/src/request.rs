@@ -336,6 +336,7 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
         requests: Requests::default(),
         env: recipe.env,
         start_command: recipe.start_command,
+        ready_command: recipe.ready_command,
         user: recipe.user,
         workdir: recipe.workdir,
         ports: recipe.ports,

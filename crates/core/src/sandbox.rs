@@ -47,6 +47,9 @@ pub struct SandboxSpec {
     pub env: BTreeMap<String, String>,
     /// What runs from the start; `None` runs only the agent.
     pub start_command: Option<Vec<String>>,
+    /// Succeeds when it can be used. Whoever makes it waits for that, not the driver.
+    #[serde(default)]
+    pub ready_command: Option<Vec<String>>,
     /// Default user; `None` takes the image's.
     pub user: Option<String>,
     /// Default directory; `None` takes the image's.

@@ -136,6 +136,10 @@ pub struct TemplateSpec {
     /// Runs from the start, under the agent's supervision; its output is the sandbox's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_command: Option<Vec<String>>,
+    /// Succeeds when a new sandbox can be used: whoever asked for one is answered then, or after a while. It is tried again
+    /// until it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_command: Option<Vec<String>>,
     /// User of commands that name none; the image's when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -168,6 +172,9 @@ pub struct TemplateSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Name of the built-in template of the base image, and of that image.
+pub const BASE: &str = "base";
+
 /// Name of the built-in template whose sandboxes run commands for whoever asks at the executor's port.
 pub const EXECUTOR: &str = "executor";
 
@@ -178,6 +185,7 @@ pub const DESKTOP: &str = "desktop";
 #[must_use]
 pub fn builtin(name: &str) -> Option<TemplateSpec> {
     match name {
+        BASE => Some(TemplateSpec { image: BASE.into(), ..TemplateSpec::default() }),
         EXECUTOR => Some(executor()),
         DESKTOP => Some(desktop()),
         _ => None,
@@ -245,6 +253,9 @@ impl TemplateSpec {
         if self.start_command.as_ref().is_some_and(Vec::is_empty) {
             return Err(Invalid::new("start_command", "must name a program, or be left out"));
         }
+        if self.ready_command.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Invalid::new("ready_command", "must name a program, or be left out"));
+        }
         self.runtime.as_deref().map_or(Ok(()), |name| check_name("runtime", name))
     }
 
@@ -299,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_is_built_in_is_a_template() {
-        for name in [EXECUTOR, DESKTOP] {
+        for name in [BASE, EXECUTOR, DESKTOP] {
             builtin(name).unwrap().check().unwrap();
         }
         assert_eq!(builtin("no-such"), None);
@@ -331,6 +342,7 @@ mod tests {
                 TemplateSpec { ports: BTreeMap::from([("v".repeat(25), 80)]), ..spec() },
             ),
             ("start_command", TemplateSpec { start_command: Some(vec![]), ..spec() }),
+            ("ready_command", TemplateSpec { ready_command: Some(vec![]), ..spec() }),
             ("runtime", TemplateSpec { runtime: Some("../runc".into()), ..spec() }),
         ];
         for (field, spec) in cases {

@@ -28,6 +28,7 @@ pub fn overlaid(under: Recipe, over: Recipe) -> Recipe {
         pids: over.pids.or(under.pids),
         env: merged(under.env, over.env),
         start_command: over.start_command.or(under.start_command),
+        ready_command: over.ready_command.or(under.ready_command),
         user: over.user.or(under.user),
         workdir: over.workdir.or(under.workdir),
         ports: if over.ports.is_empty() { under.ports } else { over.ports },
@@ -78,6 +79,7 @@ pub fn recipe_in(it: &Recipe) -> Result<TemplateSpec, Invalid> {
         pids: it.pids.and_then(|pids| u64::try_from(pids).ok()),
         env: it.env.clone(),
         start_command: it.start_command.clone(),
+        ready_command: it.ready_command.clone(),
         user: it.user.clone(),
         workdir: it.workdir.clone(),
         ports: it.ports.clone(),
@@ -197,6 +199,7 @@ pub fn template_out(it: &TemplateSpec) -> SandboxTemplateSpec {
         pids: it.pids.and_then(|pids| i64::try_from(pids).ok()),
         env: it.env.clone(),
         start_command: it.start_command.clone(),
+        ready_command: it.ready_command.clone(),
         user: it.user.clone(),
         workdir: it.workdir.clone(),
         ports: it.ports.clone(),
@@ -221,7 +224,8 @@ mod tests {
     fn full() -> TemplateSpec {
         let text = serde_json::json!({
             "image": "x", "tier": "premium", "cpu": "500m", "memory": "1Gi", "disk": "2Gi", "pids": 99,
-            "env": {"A": "b"}, "start_command": ["run"], "user": "u", "workdir": "/w", "ports": {"web": 80},
+            "env": {"A": "b"}, "start_command": ["run"], "ready_command": ["ready"],
+            "user": "u", "workdir": "/w", "ports": {"web": 80},
             "volumes": {"home": {"path": "/home/u", "size": "3Gi"}}, "public": true, "sudo": false, "runtime": "gvisor",
             "network": {"mode": "restricted", "allow": ["198.51.100.0/24"], "deny": []}, "labels": {"l": "v"},
             "requests": {"cpu": "100m", "memory": "64Mi"}, "executor": true,

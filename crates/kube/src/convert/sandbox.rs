@@ -193,6 +193,7 @@ pub fn from_core(it: &sandbox::Sandbox, namespace: &str) -> Sandbox {
         pids: i64::try_from(spec.limits.pids).ok(),
         env: spec.env.clone(),
         start_command: spec.start_command.clone(),
+        ready_command: spec.ready_command.clone(),
         user: spec.user.clone(),
         workdir: spec.workdir.clone(),
         ports: spec.ports.clone(),

@@ -42,6 +42,10 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub start_command: Option<Vec<String>>,
+    /// Succeeds when a new sandbox can be used: the API answers whoever asked for one then, or after a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub ready_command: Option<Vec<String>>,
     /// User of commands that name none; the image's when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]

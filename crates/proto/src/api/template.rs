@@ -39,6 +39,9 @@ pub struct TemplateSpec {
     /// Runs from the start, supervised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_command: Option<Vec<String>>,
+    /// Succeeds when a new sandbox can be used; its creation is answered then, or after 50 seconds. Tried again until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_command: Option<Vec<String>>,
     /// Default user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

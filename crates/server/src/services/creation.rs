@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Base, error::ServiceError};
+use super::{Base, agent::Agents, error::ServiceError, ready};
 
 /// How far a creation has come.
 #[derive(Clone, Debug, Default)]
@@ -80,15 +80,16 @@ fn lost() -> ServiceError {
 /// All creations under way.
 pub struct Creations {
     base: Arc<Base>,
+    agents: Arc<Agents>,
     turns: Semaphore,
     waiting: AtomicUsize,
     under_way: Mutex<HashMap<SandboxId, Arc<Creation>>>,
 }
 
 impl Creations {
-    pub fn new(base: Arc<Base>) -> Self {
+    pub fn new(base: Arc<Base>, agents: Arc<Agents>) -> Self {
         let turns = Semaphore::new(base.config.limits.creates_at_once);
-        Self { base, turns, waiting: AtomicUsize::new(0), under_way: Mutex::default() }
+        Self { base, agents, turns, waiting: AtomicUsize::new(0), under_way: Mutex::default() }
     }
 
     /// The creation of `id`, while it is under way.
@@ -157,11 +158,15 @@ impl Creations {
     async fn make(&self, creation: &Arc<Creation>) -> Result<Sandbox, ServiceError> {
         let turn = self.turn(creation).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let _turn = turn?;
+        let turn = turn?;
         let told = creation.clone();
         let progress: Progress = Arc::new(move |step| told.step(step));
         let made = self.base.driver.create(creation.sandbox.clone(), progress).await;
-        made.inspect_err(|error| self.base.metrics.driver_failed(error)).map_err(Into::into)
+        let made = made.inspect_err(|error| self.base.metrics.driver_failed(error))?;
+        // It runs; others may be made while it gets ready.
+        drop(turn);
+        ready::wait(&self.agents, &creation.sandbox, self.base.config.limits.ready_for).await;
+        Ok(made)
     }
 
     async fn turn(&self, creation: &Creation) -> Result<SemaphorePermit<'_>, ServiceError> {

@@ -181,28 +181,9 @@ impl Services {
         mode: &'static str,
     ) -> Result<(Run, Input), ServiceError> {
         command.check()?;
-        let timeout_ms = command.timeout_ms()?;
         let sandbox = self.sandbox(caller, id).await?;
-        let agent = self.agents.reach(&sandbox).await?;
-        let program = command.argv.first().cloned().unwrap_or_default();
         self.base.metrics.executed(mode);
-        let begun = begin(agent, command.start(timeout_ms)).await;
-        let (send, receive) = match begun {
-            Ok(halves) => halves,
-            Err(error) => return Err(self.agents.explain(sandbox.id(), error).await),
-        };
-        let agents = self.agents.clone();
-        let run = Run {
-            agents,
-            sandbox,
-            program,
-            receive,
-            started: false,
-            ahead: Vec::new(),
-            over: false,
-            gaps: false,
-        };
-        Ok((run, Input { send }))
+        start(&self.agents, sandbox, command).await
     }
 
     /// Runs a command to its end, or, when it is detached, to its start.
@@ -284,6 +265,34 @@ impl Services {
     }
 }
 
+/// Starts a command in a sandbox that its caller was found to reach.
+pub async fn start(
+    agents: &Arc<Agents>,
+    sandbox: Sandbox,
+    command: Command,
+) -> Result<(Run, Input), ServiceError> {
+    command.check()?;
+    let timeout_ms = command.timeout_ms()?;
+    let agent = agents.reach(&sandbox).await?;
+    let program = command.argv.first().cloned().unwrap_or_default();
+    let (send, receive) = match begin(agent, command.start(timeout_ms)).await {
+        Ok(halves) => halves,
+        Err(error) => return Err(agents.explain(sandbox.id(), error).await),
+    };
+    let agents = agents.clone();
+    let run = Run {
+        agents,
+        sandbox,
+        program,
+        receive,
+        started: false,
+        ahead: Vec::new(),
+        over: false,
+        gaps: false,
+    };
+    Ok((run, Input { send }))
+}
+
 async fn begin(agent: Agent, start: Start) -> Result<(BidiSendHalf<RunRequest>, Receive), ConnectError> {
     let stream = ExecClient::new(agent, Agent::calls()).run().await?;
     let (mut send, receive) = stream.into_split();
@@ -338,7 +347,7 @@ impl Run {
             }
             Event::Exit(exit) => {
                 self.over = true;
-                Some(Happened::Ended(ended(&exit)))
+                Some(Happened::Ended(exit_of(&exit)))
             }
             Event::Keepalive(_) => None,
         }
@@ -376,7 +385,8 @@ impl Run {
     }
 }
 
-fn ended(exit: &wire::Exit) -> api::ExecExit {
+/// How a command ended, in the API's words.
+pub fn exit_of(exit: &wire::Exit) -> api::ExecExit {
     api::ExecExit {
         exit_code: exit.code,
         signal: (exit.signal != 0).then_some(exit.signal),
