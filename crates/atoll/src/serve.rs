@@ -69,6 +69,8 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
         metrics_public: args.metrics_public,
         gateway_only: args.role == ServerRole::Gateway,
         user_template: args.user_template.clone(),
+        // On a cluster, what is kept is kept by the cluster.
+        uploads: (args.driver == DriverKind::Local).then(|| args.data.join("uploads")),
         kata: kata::config(&args.kata, args.driver)?,
         ..ServerConfig::default()
     })

@@ -144,6 +144,8 @@ pub trait Builds: Send + Sync + 'static {
     async fn build(&self, tenant: &str, id: &str) -> Result<Build, StoreError>;
     /// The builds of a template, newest first, at most `limit`.
     async fn builds_of(&self, tenant: &str, template: &str, limit: u64) -> Result<Vec<Build>, StoreError>;
+    /// The names of a tenant's templates that have builds, in order.
+    async fn built_templates(&self, tenant: &str) -> Result<Vec<String>, StoreError>;
     /// Begins a waiting build, unless `most` of its tenant are under way. Of several callers one gets it.
     async fn begin_build(
         &self,

@@ -44,6 +44,17 @@ impl Grant {
     }
 }
 
+/// What a token for an upload allows: to bring the files of one hash, once or again, until a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// Whose they are.
+    pub tenant: String,
+    /// How they are called.
+    pub hash: String,
+    /// When it ends, to the second.
+    pub expires_at: Timestamp,
+}
+
 impl LinkKey {
     /// From its bytes.
     #[must_use]
@@ -69,6 +80,35 @@ impl LinkKey {
         let grant = read(claim)?;
         let proof = unhex(proof)?;
         self.mac(claim).verify_slice(&proof).ok().map(|()| grant)
+    }
+
+    /// The token of an upload. It can stand in a URL as it is.
+    #[must_use]
+    pub fn sign_upload(&self, upload: &Upload) -> String {
+        // A tenant's name may have any characters.
+        let claim = format!("{}.{}", upload.expires_at.as_second(), hex(upload.tenant.as_bytes()));
+        let proof = hex(&self.upload_mac(&claim, &upload.hash).finalize().into_bytes());
+        format!("{claim}.{}.{proof}", upload.hash)
+    }
+
+    /// The upload of a token that this key signed, expired or not.
+    #[must_use]
+    pub fn verify_upload(&self, token: &str) -> Option<Upload> {
+        let (rest, proof) = token.rsplit_once('.')?;
+        let (claim, hash) = rest.rsplit_once('.')?;
+        self.upload_mac(claim, hash).verify_slice(&unhex(proof)?).ok()?;
+        let (expires, tenant) = claim.split_once('.')?;
+        let pairs = tenant.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+        let tenant: Option<Vec<u8>> = pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
+        Some(Upload {
+            tenant: String::from_utf8(tenant?).ok()?,
+            hash: hash.to_owned(),
+            expires_at: Timestamp::from_second(expires.parse().ok()?).ok()?,
+        })
+    }
+
+    fn upload_mac(&self, claim: &str, hash: &str) -> Hmac<Sha256> {
+        self.keyed("atoll-upload\n").chain_update(claim).chain_update(".").chain_update(hash)
     }
 
     /// The token that opens a sandbox's agent (the files and commands of its clients) for as long as the sandbox is
@@ -218,6 +258,21 @@ mod tests {
         for wrong in ["", &token[1..], &key.traffic_token(&one), &key.agent_token(&other)] {
             assert!(!key.is_agent_token(&one, wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_upload_is_what_was_allowed() {
+        let key = LinkKey::new([7; 32]);
+        let upload = Upload { tenant: "Acmé.x".into(), hash: "0a".repeat(32), expires_at: at(1000) };
+        let token = key.sign_upload(&upload);
+        assert_eq!(key.verify_upload(&token), Some(upload));
+        assert_eq!(LinkKey::new([8; 32]).verify_upload(&token), None);
+        for bad in
+            [token.replacen("1000", "2000", 1), token.replace("0a0a", "0a0b"), String::new(), "..".into()]
+        {
+            assert_eq!(key.verify_upload(&bad), None, "{bad}");
+        }
+        assert_eq!(key.verify(&token), None, "an upload is no link");
     }
 
     proptest! {

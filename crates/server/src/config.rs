@@ -8,7 +8,7 @@ use atoll_core::{
     quantity::{Bytes, MilliCpu},
     template::{self, EXECUTOR, TemplateSpec},
 };
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::certificates::Certificates;
 
@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub links: Option<Links>,
     /// The template of the sandboxes under `/v1/sandbox`; the built-in desktop when absent.
     pub user_template: Option<String>,
+    /// A directory for files that clients upload for builds of templates; without one, nothing is built.
+    pub uploads: Option<PathBuf>,
     /// How much of everything.
     pub limits: Limits,
 }
@@ -141,6 +143,22 @@ pub struct Limits {
     pub idempotency_for: Duration,
     /// How long a key that was found in the store is believed without asking again.
     pub key_cache_for: Duration,
+    /// How long a creation waits for the ready command: clients of E2B's API wait 60 seconds for an answer.
+    pub ready_for: Duration,
+    /// Builds of a tenant at the same time.
+    pub builds_at_once: u64,
+    /// How long a build may take.
+    pub build_for: Duration,
+    /// How long the ready command of a template that is being built may take to succeed.
+    pub build_ready_for: Duration,
+    /// Bytes of the files of one step of a build.
+    pub upload: u64,
+    /// Bytes of all such files that are kept.
+    pub uploads: u64,
+    /// How long they are kept after their last use.
+    pub uploads_for: Duration,
+    /// How long what a step of a build made is kept for builds with the same steps.
+    pub layers_for: Duration,
 }
 
 impl Default for Limits {
@@ -157,6 +175,14 @@ impl Default for Limits {
             agent_idle_for: Duration::from_secs(2),
             idempotency_for: Duration::from_secs(24 * 60 * 60),
             key_cache_for: Duration::from_secs(10),
+            ready_for: Duration::from_secs(50),
+            builds_at_once: 4,
+            build_for: Duration::from_secs(60 * 60),
+            build_ready_for: Duration::from_secs(5 * 60),
+            upload: 2 << 30,
+            uploads: 16 << 30,
+            uploads_for: Duration::from_secs(24 * 60 * 60),
+            layers_for: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
 }

@@ -19,6 +19,7 @@ const ONE: &str = "SELECT id, tenant, template, ask, state, created_at, updated_
     WHERE tenant = $1 AND id = $2";
 const OF_TEMPLATE: &str = "SELECT id, tenant, template, ask, state, created_at, updated_at FROM builds
     WHERE tenant = $1 AND template = $2 ORDER BY created_at DESC, id LIMIT $3";
+const BUILT: &str = "SELECT DISTINCT template FROM builds WHERE tenant = $1 ORDER BY template";
 /// Two at once may both see room for one in PostgreSQL: the bound is for fairness, not for safety.
 const BEGIN: &str = "UPDATE builds SET status = 'building', state = $3, updated_at = $4
     WHERE tenant = $1 AND id = $2 AND status = 'waiting'
@@ -74,6 +75,10 @@ impl Builds for SqlStore {
     async fn builds_of(&self, tenant: &str, template: &str, limit: u64) -> Result<Vec<Build>, StoreError> {
         let values = vec![tenant.into(), template.into(), number(limit)];
         self.db.read(OF_TEMPLATE, values).await?.into_iter().map(build_of).collect()
+    }
+
+    async fn built_templates(&self, tenant: &str) -> Result<Vec<String>, StoreError> {
+        self.db.read(BUILT, vec![tenant.into()]).await?.into_iter().map(|mut row| row.text()).collect()
     }
 
     async fn begin_build(

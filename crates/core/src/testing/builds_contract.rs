@@ -53,6 +53,8 @@ async fn builds_are_found(store: &dyn Store) -> Outcome {
     assert_eq!(store.builds_of("red", "web", 9).await?, [young.clone(), old]);
     assert_eq!(store.builds_of("red", "web", 1).await?, [young]);
     assert_eq!(store.builds_of("red", "WEB", 9).await?, []);
+    assert_eq!(store.built_templates("red").await?, ["api", "web"]);
+    assert_eq!(store.built_templates("grey").await?, [""; 0]);
     Ok(())
 }
 

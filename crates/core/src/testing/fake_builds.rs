@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -67,6 +67,14 @@ impl Builds for FakeStore {
         found.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
         found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(found)
+    }
+
+    async fn built_templates(&self, tenant: &str) -> Result<Vec<String>, StoreError> {
+        check_all(&[tenant])?;
+        let rows = self.builds.rows();
+        let theirs = rows.builds.iter().filter(|build| build.tenant == tenant);
+        let names: BTreeSet<String> = theirs.map(|build| build.template.clone()).collect();
+        Ok(names.into_iter().collect())
     }
 
     async fn begin_build(

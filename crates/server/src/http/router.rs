@@ -93,6 +93,7 @@ pub fn openapi() -> String {
         .merge(dialects::kata::api())
         .merge(dialects::per_user::api())
         .merge(dialects::e2b::api())
+        .merge(dialects::e2b::signed())
         .split_for_parts();
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
@@ -104,11 +105,12 @@ fn native(services: &Arc<Services>) -> Router<Arc<Services>> {
     let (api, _) = api().split_for_parts();
     let (dialects, _) = dialects::kata::api().merge(dialects::per_user::api()).split_for_parts();
     let (e2b, _) = dialects::e2b::api().split_for_parts();
+    let (signed, _) = dialects::e2b::signed().split_for_parts();
     let known = from_fn_with_state(services.clone(), auth::identify);
     Router::new()
         .nest("/api/v1", api.fallback(unknown).route_layer(known.clone()))
         .merge(dialects.route_layer(known.clone()))
-        .merge(e2b.route_layer(known).layer(from_fn(dialects::e2b::in_their_shape)))
+        .merge(e2b.route_layer(known).merge(signed).layer(from_fn(dialects::e2b::in_their_shape)))
         .route("/openapi.json", get(docs::description))
         .route("/docs", get(docs::page))
         .route("/scalar/v1", get(docs::page))

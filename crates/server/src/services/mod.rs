@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod builds;
 pub mod convert;
 pub mod creation;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod images;
 pub mod keys;
 pub mod links;
 pub mod measure;
+mod ready;
 pub mod sandboxes;
 pub mod system;
 pub mod templates;
@@ -63,19 +65,23 @@ impl Services {
         let base = Arc::new(base);
         let access = Access::new(base.clone());
         let agents = Arc::new(Agents::new(base.clone()));
-        let creations = Arc::new(Creations::new(base.clone()));
+        let creations = Arc::new(Creations::new(base.clone(), agents.clone()));
         Self { base, access, agents, creations, one_at_a_time: tokio::sync::Mutex::default(), started_at }
     }
 }
 
 impl Services {
     /// Begins what goes on for as long as the server runs.
-    pub fn begin_background(&self) {
+    pub fn begin_background(self: &Arc<Self>) {
         let base = self.base.clone();
         tokio::spawn(async move { base.sweep_promises().await });
         let agents = self.agents.clone();
         tokio::spawn(async move { agents.close_idle().await });
         let agents = self.agents.clone();
         tokio::spawn(async move { agents.follow_phases().await });
+        if !self.base.config.gateway_only {
+            let services = self.clone();
+            tokio::spawn(async move { services.sweep_builds().await });
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The API of E2B's clients, at the paths, in the words and with the statuses that they expect. A sandbox of theirs is one of
 //! ours; they see all of their tenant's. It must not decide anything: what it lacks is a matter of the services.
 
+mod builds;
 mod connect;
 mod create;
 mod list;
@@ -9,6 +10,9 @@ mod metrics;
 mod network;
 mod sandboxes;
 mod shape;
+mod tags;
+mod template_types;
+mod templates;
 mod types;
 
 use atoll_core::{phase::Phase, sandbox::Sandbox};
@@ -39,6 +43,23 @@ pub fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(metrics::of_one))
         .routes(routes!(logs::logs_v1))
         .routes(routes!(logs::logs_v2))
+        .routes(routes!(builds::request))
+        .routes(routes!(builds::files))
+        .routes(routes!(builds::start))
+        .routes(routes!(builds::build_status))
+        .routes(routes!(builds::build_logs))
+        .routes(routes!(templates::list_v1))
+        .routes(routes!(templates::list_v2))
+        .routes(routes!(templates::find))
+        .routes(routes!(templates::get, templates::change_v1, templates::delete))
+        .routes(routes!(templates::change))
+        .routes(routes!(tags::assign, tags::remove))
+        .routes(routes!(tags::list))
+}
+
+/// Routes that need no key: their addresses are proof enough.
+pub fn signed() -> OpenApiRouter<Arc<Services>> {
+    OpenApiRouter::new().routes(routes!(builds::upload))
 }
 
 /// A sandbox that is there for these clients: one that failed or goes away is not.

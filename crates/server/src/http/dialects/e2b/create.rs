@@ -20,8 +20,6 @@ use crate::{
     services::{Services, access::Caller, error::ServiceError},
 };
 
-/// The image of the template that these clients name when their callers name none.
-const BASE: &str = "base";
 /// Seconds until the end where the caller says nothing, by path.
 const TIMEOUT_V1: i64 = 15;
 const TIMEOUT_V2: i64 = 300;
@@ -82,21 +80,12 @@ async fn create(
     Ok((StatusCode::CREATED, Json(MadeSandbox::of(services, &sandbox))))
 }
 
-/// What a template's name or id leads to.
+/// What a template's name leads to, with a tag or without.
 async fn recipe(services: &Services, caller: &Caller, id: &str) -> Result<CreateSandbox, ServiceError> {
     if id.is_empty() {
         return Err(ServiceError::invalid("templateID", "is needed: the name or id of a template"));
     }
-    match services.template(caller, id, None).await {
-        Ok(template) => Ok(CreateSandbox::of_template(template.name)),
-        Err(ServiceError::Store(atoll_core::store::StoreError::NotFound(_))) if id == BASE => {
-            Ok(CreateSandbox::of_image(BASE))
-        }
-        Err(ServiceError::Store(atoll_core::store::StoreError::NotFound(_))) => {
-            Err(ServiceError::NotFound(format!("template {id:?}")))
-        }
-        Err(error) => Err(error),
-    }
+    services.sandbox_named(caller, id).await
 }
 
 /// The sandbox that is asked for. Nothing is done about idleness: only its time-out ends it.

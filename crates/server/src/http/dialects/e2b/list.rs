@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Carries the token of the next page.
-const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
+pub const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
 /// Most sandboxes of a page, and how many it has where nobody says.
 const PAGE: usize = 100;
 const RUNNING: [Phase; 2] = [Phase::Creating, Phase::Running];
