@@ -10,6 +10,7 @@ pub struct Cli {
     binary: PathBuf,
     url: String,
     key: Option<String>,
+    authority: Option<PathBuf>,
 }
 
 /// What a command did.
@@ -31,7 +32,14 @@ impl Cli {
     /// # Errors
     /// The binary was not built.
     pub fn new(url: &str, key: Option<&str>) -> Result<Self> {
-        Ok(Self { binary: crate::binary()?, url: url.to_owned(), key: key.map(str::to_owned) })
+        let (binary, key) = (crate::binary()?, key.map(str::to_owned));
+        Ok(Self { binary, url: url.to_owned(), key, authority: None })
+    }
+
+    /// The same, trusting over TLS the authority of that file, too.
+    #[must_use]
+    pub fn trusting(self, authority: Option<PathBuf>) -> Self {
+        Self { authority, ..self }
     }
 
     /// The command, ready to be changed and started; it knows where the server is by its environment alone.
@@ -48,6 +56,9 @@ impl Cli {
         command.env("XDG_CONFIG_HOME", "/nonexistent");
         if let Some(key) = &self.key {
             command.env("ATOLL_API_KEY", key);
+        }
+        if let Some(authority) = &self.authority {
+            command.env("ATOLL_CA", authority);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }

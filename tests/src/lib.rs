@@ -33,7 +33,8 @@ pub fn scratch() -> PathBuf {
 /// Where is kept what is expensive to make: the base image and the registry.
 #[must_use]
 pub fn cache() -> PathBuf {
-    let below = |variable: &str, rest: &str| std::env::var_os(variable).map(|dir| Path::new(&dir).join(rest));
+    let set = |variable: &str| std::env::var_os(variable).filter(|dir| !dir.is_empty());
+    let below = |variable: &str, rest: &str| set(variable).map(|dir| Path::new(&dir).join(rest));
     let folder = below("XDG_CACHE_HOME", "atoll").or_else(|| below("HOME", ".cache/atoll"));
     folder.unwrap_or_else(|| scratch().join("atoll-cache"))
 }

@@ -312,7 +312,7 @@ impl Server {
     /// # Errors
     /// The key or the binary is not there.
     pub fn cli(&self) -> Result<Cli> {
-        Cli::new(&self.url(), self.key()?.as_deref())
+        Ok(Cli::new(&self.url(), self.key()?.as_deref())?.trusting(self.authority_file()))
     }
 
     /// The body of a request for a sandbox of the base image.

@@ -1,12 +1,19 @@
 //! A connection whose other end may answer before it has read all that is sent to it, and then close. The answer is there
-//! to be read, although nothing more can be written. It must not know what is sent.
+//! to be read, although nothing more can be written. And the other way round: how long the one who answers early listens on.
+//! It must not know what is sent.
 
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How much is still read after a refusal, in bytes, so that the one who sends it comes to read the answer.
+pub const REST: usize = 64 << 20;
+/// How long it is read.
+pub const REST_FOR: Duration = Duration::from_secs(5);
 
 /// Keeps the failure to write to a closed end back: what follows is read, the answer or the end.
 pub struct HearsOut<S>(pub S);

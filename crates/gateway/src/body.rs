@@ -1,8 +1,9 @@
 //! Bodies on their way. Frame by frame: nothing is kept, and nothing is asked for before the receiver took what came.
 
+use atoll_core::early;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
@@ -100,6 +101,51 @@ impl http_body::Body for Body {
     }
 }
 
+/// The body of a request, from whoever sends it. What nobody wanted of it is read when it is dropped: a client that still
+/// sends when the connection closes takes that for a failure, and does not see the answer that is already there.
+pub struct Inbound(Option<Incoming>);
+
+impl Inbound {
+    /// What comes.
+    pub fn new(incoming: Incoming) -> Self {
+        Self(Some(incoming))
+    }
+
+    /// Whether all of it was read.
+    pub fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = &mut self.0 else { return Poll::Ready(None) };
+        Pin::new(incoming).poll_frame(context)
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        if let Some(incoming) = self.0.take().filter(|incoming| !incoming.is_end_stream())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(early::REST_FOR, read_rest(incoming)));
+        }
+    }
+}
+
+async fn read_rest(mut incoming: Incoming) {
+    let mut total = 0;
+    while let Some(Ok(frame)) = incoming.frame().await {
+        total += frame.data_ref().map_or(0, Bytes::len);
+        if total > early::REST {
+            return;
+        }
+    }
+}
+
 /// The body of a request on its way to a sandbox.
 pub enum Outgoing {
     /// None.
@@ -107,7 +153,7 @@ pub enum Outgoing {
     /// The sender's.
     Streamed {
         /// What comes.
-        incoming: Incoming,
+        incoming: Inbound,
         /// Is told.
         pulse: Arc<Pulse>,
     },
@@ -124,7 +170,7 @@ impl http_body::Body for Outgoing {
         match &mut *self {
             Self::Nothing => Poll::Ready(None),
             Self::Streamed { incoming, pulse } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                let frame = ready!(incoming.poll_frame(context));
                 if let Some(Ok(frame)) = &frame {
                     pulse.inward(frame.data_ref().map_or(0, Bytes::len));
                 }

@@ -14,7 +14,6 @@ use http::{
     header::{self, HeaderName},
     request::Parts,
 };
-use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
@@ -29,7 +28,7 @@ use std::{
 
 use crate::{
     activity::Pulse,
-    body::{Body, Ending, Outgoing},
+    body::{Body, Ending, Inbound, Outgoing},
     gateway::Inner,
     headers,
     pool::Lease,
@@ -115,7 +114,7 @@ fn rewrite(parts: &mut Parts, way: &Way, peer: IpAddr, is_https: bool) -> Result
 }
 
 /// Whether it can be said again without harm.
-fn is_repeatable(parts: &Parts, body: &Incoming) -> bool {
+fn is_repeatable(parts: &Parts, body: &Inbound) -> bool {
     body.is_end_stream() && matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
@@ -131,7 +130,7 @@ impl Inner {
         way: &Way,
         peer: IpAddr,
         mut parts: Parts,
-        body: Incoming,
+        body: Inbound,
     ) -> Result<Response<Body>, Refusal> {
         let change = if way.is_to_agent() { None } else { Change::of(&parts)? };
         rewrite(&mut parts, way, peer, self.config.address.is_https())?;
@@ -147,7 +146,7 @@ impl Inner {
         &self,
         way: &Way,
         parts: &Parts,
-        body: Incoming,
+        body: Inbound,
         pulse: Arc<Pulse>,
     ) -> Result<Response<Body>, Refusal> {
         if !is_repeatable(parts, &body) {
@@ -250,7 +249,7 @@ impl Inner {
         &self,
         way: &Way,
         mut parts: Parts,
-        body: Incoming,
+        body: Inbound,
         change: Change,
         pulse: Arc<Pulse>,
     ) -> Result<Response<Body>, Refusal> {

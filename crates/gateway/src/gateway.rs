@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::{
     access::{self, Shown},
     agent::{self, Entry},
-    body::Body,
+    body::{Body, Inbound},
     cors,
     credentials::{self, Tokens},
     forward::Way,
@@ -162,7 +162,7 @@ impl Inner {
             Route::Malformed(problem) => return Err(Refusal::Malformed(problem)),
             Route::Nothing | Route::Elsewhere => return Err(Refusal::UnknownHost),
         };
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, body) = request.map(Inbound::new).into_parts();
         let tokens = credentials::take_tokens(&mut parts, self.config.address.is_https());
         let traffic = credentials::take_header(&mut parts.headers, credentials::TRAFFIC_HEADER);
         let (mut shown, link) = self.shown(&mut parts, tokens).await?;
@@ -200,7 +200,7 @@ impl Inner {
         found: Option<&Known>,
         shown: &Shown,
         mut parts: Parts,
-        body: Incoming,
+        body: Inbound,
     ) -> Result<Response<Body>, Refusal> {
         if let Some(answer) = cors::preflight(&parts) {
             return Ok(answer);

@@ -276,3 +276,30 @@ async fn a_connect_without_a_protocol_is_refused() {
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 400");
 }
+
+#[tokio::test]
+async fn what_comes_after_a_refusal_is_read_and_the_connection_goes_on() {
+    let world = world().await;
+    let id = world.private().await;
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    let refused = |end: &str| format!("POST /files HTTP/1.1\r\nhost: {}\r\n{end}", World::agent(&id));
+    let mut read = async |stream: &mut TcpStream| {
+        let mut text = String::new();
+        while !text.ends_with('}') {
+            let mut piece = [0; 4096];
+            let length = stream.read(&mut piece).await.unwrap();
+            assert_ne!(length, 0, "the connection was closed after {text}");
+            text += str::from_utf8(&piece[..length]).unwrap();
+        }
+        text
+    };
+    stream.write_all(refused("transfer-encoding: chunked\r\n\r\n").as_bytes()).await.unwrap();
+    assert!(read(&mut stream).await.starts_with("HTTP/1.1 401"));
+    // The client has not heard it yet, and sends what it wanted to send.
+    for _ in 0..100 {
+        stream.write_all(format!("1000\r\n{}\r\n", "x".repeat(4096)).as_bytes()).await.unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    stream.write_all(refused("content-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+    assert!(read(&mut stream).await.starts_with("HTTP/1.1 401"));
+}
