@@ -8,7 +8,7 @@ outside_addresses=(93.184.216.34 93.184.216.35)
 outside_program='import http.server, socketserver, sys
 socketserver.TCPServer((sys.argv[1], 80), http.server.SimpleHTTPRequestHandler).serve_forever()'
 
-# begin_outside NAME: fails where this machine forwards nothing, or somebody else's suite has these addresses.
+# begin_outside NAME: the name is an interface's, and none that a server would take for its own (atoll...). Fails where this machine forwards nothing, or somebody else's suite has these addresses.
 begin_outside() {
     local name=$1 address
     [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || return 1

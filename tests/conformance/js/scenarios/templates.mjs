@@ -12,6 +12,7 @@ async function everyStepIsDescribed(t) {
     .copy('a.txt', '/app/').copyItems([{ src: 'a.txt', dest: '/b/' }]).runCmd('echo one').setWorkdir('/app').setUser('user').setEnvs({ A: '1' })
     .makeDir('/d').makeSymlink('/d', '/l').rename('/d', '/e').remove('/e').aptInstall(['curl']).pipInstall('six').npmInstall('x').bunInstall('x')
     .gitClone('https://example.com/x.git').skipCache().setStartCmd('sleep 1000', t.client.waitForTimeout(1000))
+  t.contains(t.run.stand(t.client.waitForURL('http://localhost:1/x')).getCmd(), 'http://localhost:1/x', 'getCmd')
   const told = JSON.parse(await t.Template.toJSON(template))
   t.check(told.steps.length >= 14 && told.startCmd === 'sleep 1000', `its steps, got ${told.steps.length}`)
   t.contains(t.Template.toDockerfile(t.Template().fromImage('debian:12').runCmd('true').setReadyCmd('true')), 'FROM debian:12', 'toDockerfile')
