@@ -30,6 +30,7 @@ class Run {
     this.classes = this.isProgram ? new Map() : this.declared(this.package)
     this.known = new Map([...(this.isProgram || this.package.startsWith('e2b') ? [] : this.declared('e2b')), ...this.classes])
     this.called = new Set()
+    this.ran = false
   }
 
   declared(name) {
@@ -38,6 +39,7 @@ class Run {
   }
 
   tell(area, name, status, reason = '', seconds = 0) {
+    this.ran ||= status !== 'skipped'
     const told = { client: this.label, area, name, status, reason, seconds: Math.round(seconds * 100) / 100 }
     process.stdout.write(JSON.stringify(told) + '\n')
   }
@@ -108,6 +110,7 @@ class Run {
   }
 
   everyMethod() {
+    if (!this.ran) return this.tell('methods', 'every_method', 'skipped', 'no scenario of this client could run')
     const offered = [...this.classes].flatMap(([cls, { members }]) => [...members].map((name) => `${cls}.${name}`))
     const missing = offered.filter((name) => !this.called.has(name))
     const unexcused = missing.filter((name) => !(name in METHODS))
