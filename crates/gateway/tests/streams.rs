@@ -283,7 +283,7 @@ async fn what_comes_after_a_refusal_is_read_and_the_connection_goes_on() {
     let id = world.private().await;
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     let refused = |end: &str| format!("POST /files HTTP/1.1\r\nhost: {}\r\n{end}", World::agent(&id));
-    let mut read = async |stream: &mut TcpStream| {
+    let read = async |stream: &mut TcpStream| {
         let mut text = String::new();
         while !text.ends_with('}') {
             let mut piece = [0; 4096];
