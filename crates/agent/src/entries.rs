@@ -33,7 +33,7 @@ fn describe(path: &str, metadata: &Metadata, users: &Users) -> EntryInfo {
             .map_or_else(|| "/".into(), |name| name.to_string_lossy().into_owned()),
         r#type: kind.into(),
         path: path.to_owned(),
-        size: i64::try_from(metadata.len()).unwrap_or(i64::MAX),
+        size: i64::try_from(size(metadata)).unwrap_or(i64::MAX),
         mode,
         permissions: permissions(metadata),
         owner: users.user_name(metadata.uid()),
@@ -48,6 +48,14 @@ fn describe(path: &str, metadata: &Metadata, users: &Users) -> EntryInfo {
         metadata: if is_symlink { Vec::new() } else { client_metadata(path) }.into_iter().collect(),
         is_symlink,
         ..EntryInfo::default()
+    }
+}
+
+/// A directory takes a block, also where the file system does not count it (btrfs says 0 of an empty one).
+fn size(metadata: &Metadata) -> u64 {
+    match metadata.len() {
+        0 if metadata.is_dir() => metadata.blksize(),
+        length => length,
     }
 }
 
@@ -228,6 +236,7 @@ mod tests {
         assert_eq!(make_directory(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         fs::write(format!("{path}/file"), "").unwrap();
         assert_eq!(make_directory(&format!("{path}/file")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+        assert!(stat(&path, &Users::read()).unwrap().size > 0, "a directory takes room");
         remove(&path).unwrap();
         remove(&path).unwrap();
     }

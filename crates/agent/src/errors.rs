@@ -148,7 +148,7 @@ fn file_code(error: &io::Error) -> ErrorCode {
         | Kind::DirectoryNotEmpty => ErrorCode::InvalidArgument,
         Kind::OutOfMemory | Kind::WouldBlock => ErrorCode::ResourceExhausted,
         _ if is_full(error) || is_descriptor_limit(error) => ErrorCode::ResourceExhausted,
-        _ if error.raw_os_error() == Some(libc::ELOOP) => ErrorCode::InvalidArgument,
+        _ if error.raw_os_error() == Some(libc::ELOOP) => ErrorCode::FailedPrecondition,
         _ => ErrorCode::Internal,
     }
 }

@@ -21,10 +21,12 @@ use tower::Service;
 use crate::app::{self, App};
 use crate::clock::now_ms;
 use crate::errors::ApiError;
-use crate::{dirs, executor, metrics, rpc, transfer, tunnel};
+use crate::{compose, dirs, download, executor, metrics, rpc, transfer, tunnel};
 
 /// Of a request's line and headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call may take, in milliseconds (Connect protocol).
+const TIMEOUT_HEADER: &str = "connect-timeout-ms";
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
@@ -114,13 +116,14 @@ impl Server {
             ("GET", "/health") => Ok(health()),
             ("GET", "/metrics") => Ok(json(StatusCode::OK, &metrics_json(app))),
             ("GET", "/envs") => Ok(json(StatusCode::OK, &app.config.env)),
-            ("GET" | "HEAD", "/files") => transfer::download(app, request).await,
+            ("GET" | "HEAD", "/files") => download::download(app, request).await,
             ("POST" | "PUT", "/files") => transfer::upload(app, request).await,
+            ("POST", "/files/compose") => compose::compose(app, request).await,
             ("GET", "/dirs") => dirs::download(app, request).await,
             ("PUT" | "POST", "/dirs") => dirs::upload(app, request).await,
             ("GET", path) if path.starts_with(tunnel::PATH) => self.tunnel(request).await,
             _ => {
-                let Ok(response) = self.rpc.call(request).await;
+                let Ok(response) = self.rpc.call(without_empty_timeout(request)).await;
                 Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
             }
         }
@@ -133,6 +136,14 @@ impl Server {
             _ => Err(ApiError::NotFound("ports are reached through the agent only over TCP".into())),
         }
     }
+}
+
+/// A time-out of nothing is none: so clients say that they have time.
+fn without_empty_timeout(mut request: Request<Incoming>) -> Request<Incoming> {
+    if request.headers().get(TIMEOUT_HEADER).is_some_and(|value| value == "0") {
+        request.headers_mut().remove(TIMEOUT_HEADER);
+    }
+    request
 }
 
 /// Looking at a sandbox is no use of it.

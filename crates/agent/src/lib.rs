@@ -4,13 +4,16 @@
 mod app;
 mod arguments;
 mod clock;
+mod compose;
 mod credentials;
 mod descriptor;
 mod dirs;
+mod download;
 mod entries;
 mod errors;
 mod executor;
 mod fill;
+mod gunzip;
 mod http;
 mod life;
 mod log;

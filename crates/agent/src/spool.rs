@@ -1,6 +1,7 @@
 //! A file that is being uploaded: hidden until it is complete, then put in its place at once. Blocking; whoever calls
 //! has taken on the user's credentials.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
@@ -16,6 +17,8 @@ use crate::entries::{self, METADATA_PREFIX};
 
 /// How the names of incomplete uploads begin; they are nobody's business.
 pub const HIDDEN_PREFIX: &str = ".atoll-";
+/// How they begin where the file is there already and is to be replaced.
+pub const REPLACING_PREFIX: &str = ".atoll-over-";
 
 /// An upload in progress. Dropping it leaves nothing behind.
 pub struct Spool {
@@ -48,7 +51,8 @@ impl Spool {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base = rustix::fs::open(nearest_directory(&target)?, flags, Mode::empty())?;
-        let temporary = format!("{HIDDEN_PREFIX}{}", random_hex());
+        let prefix = if replaced.is_some() { REPLACING_PREFIX } else { HIDDEN_PREFIX };
+        let temporary = format!("{prefix}{}", random_hex());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&base, &temporary, flags, Mode::from_raw_mode(0o644))?);
         let sink = if gzip { Sink::Gzip(Box::new(GzDecoder::new(file))) } else { Sink::Plain(file) };
@@ -63,8 +67,16 @@ impl Spool {
         }
     }
 
+    /// Adds what another file has, inside the kernel where that can be.
+    pub fn append(&mut self, source: &mut File) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::Plain(file) => io::copy(source, file).map(drop),
+            Sink::Gzip(decoder) => io::copy(source, decoder.as_mut()).map(drop),
+        }
+    }
+
     /// Puts the complete file in its place; gives that place.
-    pub fn commit(mut self, metadata: &[(String, String)]) -> io::Result<PathBuf> {
+    pub fn commit(mut self, metadata: &BTreeMap<String, String>) -> io::Result<PathBuf> {
         if let Sink::Gzip(decoder) = &mut self.sink {
             decoder.try_finish()?;
         }
@@ -157,7 +169,7 @@ mod tests {
         let mut spool = Spool::create(path.to_str().unwrap(), false).unwrap();
         spool.write(&[Bytes::from_static(b"hello")]).unwrap();
         assert!(!dir.path().join("a").exists());
-        spool.commit(&[]).unwrap();
+        spool.commit(&BTreeMap::new()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"hello");
         assert_eq!(names(dir.path()), ["a"]);
     }
@@ -180,7 +192,7 @@ mod tests {
         symlink("real", dir.path().join("link")).unwrap();
         let mut spool = Spool::create(dir.path().join("link").to_str().unwrap(), false).unwrap();
         spool.write(&[Bytes::from_static(b"new")]).unwrap();
-        spool.commit(&[]).unwrap();
+        spool.commit(&BTreeMap::new()).unwrap();
         assert_eq!(fs::read(&real).unwrap(), b"new");
         assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o750);
         assert!(fs::symlink_metadata(dir.path().join("link")).unwrap().is_symlink());
@@ -203,7 +215,7 @@ mod tests {
         let mut spool = Spool::create(dir.path().join("file").to_str().unwrap(), true).unwrap();
         let failed = spool
             .write(&[Bytes::from_static(b"this is no gzip at all")])
-            .and_then(|()| spool.commit(&[]).map(drop));
+            .and_then(|()| spool.commit(&BTreeMap::new()).map(drop));
         assert!(failed.is_err());
         assert!(names(dir.path()).is_empty());
     }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use proptest::prelude::*;
 use tar::{Builder, Header};
 
 use super::*;
@@ -156,4 +157,43 @@ fn half_an_archive_leaves_nothing() {
     }
     assert!(unpack(dir.path(), b"this is no archive at all, by far".repeat(40).as_slice()).is_err());
     assert!(!names(dir.path()).iter().any(|name| name.starts_with('.')));
+}
+
+/// What is beside the place of an archive stays as it is, whatever the archive says.
+fn stays_inside(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("beside"), "mine").unwrap();
+    let unpacked = unpack(&dir.path().join("to/here"), bytes);
+    assert_eq!(fs::read(dir.path().join("beside")).unwrap(), b"mine");
+    let expected: &[&str] = if unpacked.is_ok() { &["beside", "to"] } else { &["beside"] };
+    assert_eq!(names(dir.path()), expected, "{unpacked:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_is_sent_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        stays_inside(&bytes);
+    }
+
+    #[test]
+    fn no_name_leads_outside(
+        names in prop::collection::vec(("(\\.\\./|/|\\./|a/|beside){0,4}[a-b]{0,2}", "(\\.\\./|/|a|b){0,4}", 0_usize..5), 0..6),
+        changes in prop::collection::vec((0_usize..3000, any::<u8>()), 0..4),
+    ) {
+        const KINDS: [EntryType; 5] =
+            [EntryType::Regular, EntryType::Directory, EntryType::Symlink, EntryType::Link, EntryType::Fifo];
+        let mut bytes = archive(|builder| {
+            for (name, link, kind) in &names {
+                raw(builder, KINDS[*kind], name, link, if *kind == 0 { b"data" } else { b"" });
+            }
+        });
+        for (at, byte) in changes {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        stays_inside(&bytes);
+    }
 }

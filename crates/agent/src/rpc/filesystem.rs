@@ -13,7 +13,7 @@ use super::{basic_user, keepalive};
 use crate::app::{App, random_hex};
 use crate::errors::ApiError;
 use crate::users::{Account, Users};
-use crate::watchers::{self, Change, Kind, Watch};
+use crate::watchers::{self, Change, How, Kind, Watch};
 use crate::{entries, paths};
 
 /// The service.
@@ -32,13 +32,13 @@ impl FilesystemService {
         work: impl FnOnce(&str) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, ApiError> {
         let account = self.account(context)?;
-        let path = paths::resolve(path, &account.home)?;
+        let path = self.0.path(path, &account)?;
         let shown = path.clone();
         self.0.workers.run(&account, move || work(&path)).await.map_err(ApiError::file(shown))
     }
 
-    async fn watch(&self, context: &RequestContext, path: &str, recursive: bool) -> Result<Watch, ApiError> {
-        let prepared = self.with_path(context, path, move |path| watchers::prepare(path, recursive)).await?;
+    async fn watch(&self, context: &RequestContext, path: &str, how: How) -> Result<Watch, ApiError> {
+        let prepared = self.with_path(context, path, move |path| watchers::prepare(path, how)).await?;
         Watch::new(prepared).map_err(ApiError::file(path))
     }
 }
@@ -71,7 +71,7 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, MoveRequest>,
     ) -> ServiceResult<MoveResponse> {
         let account = self.account(&context)?;
-        let destination = paths::resolve(request.destination, &account.home).map_err(ApiError::from)?;
+        let destination = self.0.path(request.destination, &account)?;
         let rename = move |source: &str| {
             entries::rename(source, &destination).and_then(|()| entries::stat(&destination, &Users::read()))
         };
@@ -107,7 +107,8 @@ impl Filesystem for FilesystemService {
         context: RequestContext,
         request: ServiceRequest<'_, WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<WatchDirResponse>> {
-        let watch = self.watch(&context, request.path, request.recursive).await?;
+        let how = How { recursive: request.recursive, on_network: request.allow_network_mounts };
+        let watch = self.watch(&context, request.path, how).await?;
         let entry_for = request.include_entry.then_some(self.account(&context)?);
         let following =
             Following { app: Arc::clone(&self.0), watch, entry_for, keepalive: keepalive(&context) };
@@ -127,7 +128,8 @@ impl Filesystem for FilesystemService {
         context: RequestContext,
         request: ServiceRequest<'_, CreateWatcherRequest>,
     ) -> ServiceResult<CreateWatcherResponse> {
-        let watch = self.watch(&context, request.path, request.recursive).await?;
+        let how = How { recursive: request.recursive, on_network: request.allow_network_mounts };
+        let watch = self.watch(&context, request.path, how).await?;
         let watcher_id = random_hex();
         if !self.0.watchers.insert(watcher_id.clone(), watch, request.include_entry) {
             return Err(ApiError::Busy("there are too many watchers".into()).into());
@@ -141,6 +143,7 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, GetWatcherEventsRequest>,
     ) -> ServiceResult<GetWatcherEventsResponse> {
         let seen = self.0.watchers.take(request.watcher_id).ok_or_else(|| no_watcher(request.watcher_id))?;
+        let seen = seen.map_err(ApiError::file(request.watcher_id))?;
         let entry_for = seen.include_entry.then_some(self.account(&context)?);
         let mut events = Vec::new();
         for change in seen.changes {

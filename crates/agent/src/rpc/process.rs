@@ -20,7 +20,7 @@ use super::{basic_user, keepalive};
 use crate::app::App;
 use crate::errors::ApiError;
 use crate::plan::Command;
-use crate::process::{Exit, Process as Running};
+use crate::process::{Exit, Process as Running, ProcessError};
 use crate::pty::Size;
 use crate::ring::{Piece, Source};
 use crate::table::StartOptions;
@@ -30,19 +30,21 @@ pub struct ProcessService(pub Arc<App>);
 
 impl ProcessService {
     fn find(&self, selector: &ProcessSelector) -> Result<Arc<Running>, ApiError> {
-        let found = match &selector.selector {
-            Some(Selector::Pid(pid)) => i32::try_from(*pid).ok().and_then(|pid| self.0.table.by_pid(pid)),
-            Some(Selector::Tag(tag)) => self.0.table.by_tag(tag),
+        let (found, name) = match &selector.selector {
+            Some(Selector::Pid(pid)) => {
+                (i32::try_from(*pid).ok().and_then(|pid| self.0.table.by_pid(pid)), format!("pid {pid}"))
+            }
+            Some(Selector::Tag(tag)) => (self.0.table.by_tag(tag), format!("tag {tag}")),
             None => return Err(ApiError::BadRequest("the process is not named".into())),
         };
-        found.ok_or_else(|| ApiError::NotFound("process not found".into()))
+        found.ok_or_else(|| ApiError::NotFound(format!("process with {name} not found")))
     }
 
     fn options(&self, context: &RequestContext, request: StartRequest) -> Result<StartOptions, ApiError> {
         let account = self.0.account(basic_user(context.headers()).as_deref())?;
         let config = request.process.into_option().unwrap_or_default();
         let cwd = match config.cwd.as_deref() {
-            Some(cwd) if !cwd.is_empty() => crate::paths::resolve(cwd, &account.home)?,
+            Some(cwd) if !cwd.is_empty() => self.0.path(cwd, &account)?,
             _ => self.0.working_directory("", &account)?,
         };
         let size = request.pty.into_option().map(|pty| size(&pty));
@@ -208,7 +210,11 @@ impl Process for ProcessService {
         request: ServiceRequest<'_, CloseStdinRequest>,
     ) -> ServiceResult<CloseStdinResponse> {
         let process = self.find(&request.to_owned_message().process)?;
-        process.close_input().await.map_err(ApiError::from)?;
+        match process.close_input().await {
+            // It is closed: that is what was asked for.
+            Err(ProcessError::InputClosed) if !process.description.command.terminal => {}
+            closed => closed.map_err(ApiError::from)?,
+        }
         Response::ok(CloseStdinResponse::default())
     }
 }

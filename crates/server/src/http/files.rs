@@ -1,6 +1,9 @@
 //! Routes of files and directories. Bodies are streamed through, in both directions.
 
-use atoll_proto::api::{ErrorBody, FileInfo, FileList, MoveFile, Uploaded, WatchEvent};
+use atoll_proto::{
+    api::{ErrorBody, FileInfo, FileList, MoveFile, Uploaded, WatchEvent},
+    range::{Part, part},
+};
 use axum::{
     Json,
     body::{Body, BodyDataStream, Bytes},
@@ -21,7 +24,6 @@ use std::{
 use super::{
     error::{Answer, plain},
     extract::{JsonBody, Query},
-    range::{Part, part},
     sse,
 };
 use crate::services::{

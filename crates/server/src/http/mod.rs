@@ -14,7 +14,6 @@ mod interactive;
 mod keys;
 mod links;
 mod logs;
-mod range;
 mod router;
 mod sandboxes;
 mod sse;

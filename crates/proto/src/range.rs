@@ -6,12 +6,18 @@ pub enum Part {
     /// All of it.
     Whole,
     /// From an offset, so many bytes.
-    Some { from: u64, length: u64 },
+    Some {
+        /// The first byte.
+        from: u64,
+        /// How many.
+        length: u64,
+    },
     /// The range begins beyond the end.
     Beyond,
 }
 
-/// Reads the header. Several ranges, other units and nonsense count as no range, as the standard allows.
+/// Reads the header, for a file of so many bytes. Several ranges, other units and nonsense count as no range, as the standard allows.
+#[must_use]
 pub fn part(header: Option<&str>, size: u64) -> Part {
     let Some((from, to)) = header.and_then(|it| it.strip_prefix("bytes=")).and_then(|it| it.split_once('-'))
     else {
