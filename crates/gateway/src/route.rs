@@ -64,6 +64,7 @@ fn by_headers(headers: &HeaderMap) -> Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn routed(uri: &str, headers: &[(&str, &str)]) -> Route {
         let mut map = HeaderMap::new();
@@ -105,6 +106,24 @@ mod tests {
         }
         assert_eq!(routed("/", &headers("example.com")), Route::Elsewhere);
         assert_eq!(routed("/", &headers(&format!("81-{ID}.localhost"))), to(81, true), "a name goes before");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_sent_breaks_it(
+            host in "[!-~]{0,40}", prefix in "[0-9]{0,6}-?", id in "[!-~]{0,24}", port in "[ -~]{0,8}",
+        ) {
+            let hosts = [host.clone(), "localhost".into(), format!("{prefix}{id}.localhost"), format!("{prefix}{ID}.LOCALHOST.:{port}")];
+            for host in hosts {
+                for route in [
+                    routed("/", &[("host", &host)]),
+                    routed("/", &[("host", &host), (SANDBOX_ID, &id), (SANDBOX_PORT, &port)]),
+                ] {
+                    let named = matches!(route, Route::To { destination: Destination::Port { port: 0, .. }, .. });
+                    prop_assert!(!named, "{} leads to no port: {:?}", host, route);
+                }
+            }
+        }
     }
 
     #[test]

@@ -76,6 +76,49 @@ async fn whoever_does_not_read_holds_back_whoever_sends() {
 }
 
 #[tokio::test]
+async fn a_websocket_that_never_reads_holds_back_its_sender_and_nobody_else() {
+    let world = world().await;
+    let id = world.public().await;
+    let mut socket = TcpStream::connect(world.address).await.unwrap();
+    let head = format!(
+        "GET /flood HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        World::host(&id)
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut before = 0;
+    until(async || {
+        let now = inside::FLOODED.load(Ordering::SeqCst);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        now > 0 && now == std::mem::replace(&mut before, now)
+    })
+    .await;
+    assert!(before < 64 << 20, "{before} bytes are on their way");
+    assert_eq!(read(world.get(&World::host(&id), "/")).await.0, 200);
+    drop(socket);
+    until(async || world.metrics().contains("gateway_open 0")).await;
+}
+
+#[tokio::test]
+async fn bodies_that_trickle_hold_nobody_else_back() {
+    let world = world().await;
+    let id = world.public().await;
+    let mut slow = Vec::new();
+    for host in [World::host(&id), World::agent(&id)].iter().cycle().take(40) {
+        let mut socket = TcpStream::connect(world.address).await.unwrap();
+        let token = world.key.agent_token(&id);
+        let head = format!(
+            "POST /files HTTP/1.1\r\nhost: {host}\r\nx-access-token: {token}\r\ncontent-length: 1000\r\n\r\nx"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        slow.push(socket);
+    }
+    until(async || world.metrics().contains("gateway_open 40")).await;
+    assert_eq!(read(world.get(&World::host(&id), "/")).await.0, 200);
+    drop(slow);
+    until(async || world.metrics().contains("gateway_open 0")).await;
+}
+
+#[tokio::test]
 async fn trailers_pass_in_both_directions() {
     let world = world().await;
     let id = world.public().await;

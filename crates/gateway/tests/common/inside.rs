@@ -26,6 +26,8 @@ use tokio::{
 
 /// Lets `/events` say the next thing.
 pub static GO_ON: Semaphore = Semaphore::const_new(0);
+/// Bytes of `/flood` that somebody took.
+pub static FLOODED: AtomicU64 = AtomicU64::new(0);
 /// Bytes of `/endless` that somebody took.
 pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 
@@ -57,7 +59,8 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
         "/last" => text("and no more")
             .map_headers(|headers| headers.insert("connection", HeaderValue::from_static("close"))),
         "/trailers" => trailers(),
-        "/upgrade" => upgrade(request),
+        "/upgrade" => upgrade(request, echo),
+        "/flood" => upgrade(request, flood),
         "/process.Process/Broken" => stream_of(&[b"\0\0\0\0\x02{}"], true),
         "/process.Process/Torn" => stream_of(&[b"\0\0\0\0\x02{"], true),
         "/process.Process/Whole" => stream_of(&[b"\0\0\0\0\x02{}", b"\x02\0\0\0\x02{}"], false),
@@ -142,8 +145,30 @@ fn trailers() -> Answer {
         .map_headers(|headers| headers.insert("trailer", HeaderValue::from_static("x-sum")))
 }
 
-/// Changes to a protocol that gives back what it gets.
-fn upgrade(request: Request<Incoming>) -> Answer {
+type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+
+/// Gives back what it gets.
+async fn echo(mut stream: Upgraded) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+        if stream.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends as much as anybody takes.
+async fn flood(mut stream: Upgraded) {
+    while stream.write_all(&[7; 4096]).await.is_ok() {
+        FLOODED.fetch_add(4096, Ordering::SeqCst);
+    }
+}
+
+/// Changes to a protocol.
+fn upgrade<F: Future<Output = ()> + Send>(
+    request: Request<Incoming>,
+    speak: impl FnOnce(Upgraded) -> F + Send + 'static,
+) -> Answer {
     let Some(protocol) = request.headers().get("upgrade").cloned() else {
         let mut refused = text("upgrade");
         *refused.status_mut() = StatusCode::UPGRADE_REQUIRED;
@@ -151,13 +176,7 @@ fn upgrade(request: Request<Incoming>) -> Answer {
     };
     let key = request.headers().get("sec-websocket-key").cloned();
     tokio::spawn(async move {
-        let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
-        let mut bytes = [0; 4096];
-        while let Ok(read @ 1..) = stream.read(&mut bytes).await {
-            if stream.write_all(&bytes[..read]).await.is_err() {
-                return;
-            }
-        }
+        speak(TokioIo::new(hyper::upgrade::on(request).await.unwrap())).await;
     });
     let mut response = text("");
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
