@@ -29,8 +29,18 @@ use crate::{
     failure::Failure,
 };
 
-/// How the network is reached, where it is not reached directly.
-const PROXY: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+/// How the network is reached, where it is not reached directly, and where pip finds its packages: for images that are made here.
+const REACH: [&str; 9] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_TRUSTED_HOST",
+];
 
 /// How long the address of a server before may stay taken.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -156,7 +166,7 @@ pub fn registries(args: &Registries) -> Result<RegistryConfig, Failure> {
         docker_config: args.docker_config.clone(),
         extra_roots: args.registry_ca.clone(),
         no_authorities: authorities::missing(),
-        proxy: PROXY.iter().filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?))).collect(),
+        reach: REACH.iter().filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?))).collect(),
         ..RegistryConfig::default()
     };
     for mirror in &args.registry_mirror {

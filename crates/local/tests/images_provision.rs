@@ -93,7 +93,7 @@ async fn the_base_image_is_built_and_works() {
             lines.lock().unwrap().push(line);
         }
     };
-    let image = store.provision(&Recipe::base().unwrap(), &progress).await.unwrap();
+    let image = store.provision(&Recipe::carried("base").unwrap().unwrap(), &progress).await.unwrap();
     assert!(lines.lock().unwrap().len() > 3);
     assert_eq!(store.get("base").await.unwrap().as_ref(), Some(&image));
     assert_eq!((image.config.user.as_str(), image.config.workdir.as_str()), ("user", "/home/user"));
@@ -145,7 +145,7 @@ async fn a_build_that_fails_says_why_and_leaves_nothing() {
     assert_eq!(store.get("odd").await.unwrap(), None);
 
     // Nobody waits any more: the build is stopped and its processes end.
-    let recipe = Recipe::base().unwrap();
+    let recipe = Recipe::carried("base").unwrap().unwrap();
     let given_up =
         tokio::time::timeout(std::time::Duration::from_secs(3), store.provision(&recipe, &|_| {})).await;
     assert!(given_up.is_err());

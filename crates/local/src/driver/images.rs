@@ -11,9 +11,6 @@ use atoll_core::{
 use super::{Inner, LocalDriver};
 use crate::images::{Credentials, Image, ImageError, Percentage, PruneScope, PullEvent, PullOptions, Recipe};
 
-/// The image that is made here from packages, so that the first sandbox needs no registry.
-const BASE: &str = "base";
-
 /// An image's failure in the words of the port.
 pub fn refused(error: ImageError) -> DriverError {
     let message = error.to_string();
@@ -49,9 +46,10 @@ impl Inner {
             let mut overall = overall.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             percent(overall.update(&event));
         };
-        let had = match reference {
-            BASE => self.images.provision(&Recipe::base().map_err(refused)?, &progress).await,
-            _ => self.images.pull(reference, options, &progress).await,
+        // Images that are made here from packages, so that the first sandbox needs no registry.
+        let had = match Recipe::carried(reference) {
+            Some(recipe) => self.images.provision(&recipe.map_err(refused)?, &progress).await,
+            None => self.images.pull(reference, options, &progress).await,
         };
         had.map_err(refused)
     }

@@ -241,8 +241,15 @@ impl ImageStore {
         .await
     }
 
-    /// Makes an image from Debian packages and keeps it under the recipe's name, in the place of an older one.
+    /// Makes an image from Debian packages and keeps it under the recipe's name, in the place of an older one. An image
+    /// that it adds to is made before, where it is not here and Atoll has its recipe.
     pub async fn provision(&self, recipe: &Recipe, progress: Progress<'_>) -> Result<Image, ImageError> {
+        if let Some(parent) = &recipe.from
+            && self.inner.index.by_name(parent).is_none()
+            && let Some(parent) = Recipe::carried(parent)
+        {
+            Box::pin(self.provision(&parent?, progress)).await?;
+        }
         let key = Key { name: recipe.name.clone(), platform: String::from("recipe"), credentials: None };
         let (inner, recipe) = (Arc::clone(&self.inner), recipe.clone());
         self.inner.flights.join(key, |hub| provision(inner, hub, recipe), progress).await

@@ -1,5 +1,5 @@
-//! Makes an image from Debian packages: the machine's own sources, mmdebstrap or debootstrap, a tar stream into a layer.
-//! Knows nothing of registries. The build runs in its own namespaces and dies with this process.
+//! Makes an image from Debian packages: the machine's own sources, mmdebstrap or debootstrap (or what is in another image
+//! already), a tar stream into a layer. Knows nothing of registries. The build runs in its own namespaces and dies with this process.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -37,35 +37,48 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 const TOOLS: &[&str] = &["mmdebstrap", "debootstrap"];
 const LAST_WORDS: usize = 20;
 
-/// Builds a recipe and keeps the image under its name.
+/// Builds a recipe and keeps the image under its name. The image that it adds to must be here.
 pub(super) async fn provision(inner: Arc<Inner>, hub: Arc<Hub>, recipe: Recipe) -> Result<Image, ImageError> {
     let cancel = CancelOnDrop::default();
     let (store, events, stop, plan) =
         (Arc::clone(&inner), Arc::clone(&hub), Arc::clone(&cancel.0), recipe.clone());
     let (record, _pins) = blocking(move || {
-        let layer = build(&store, &events, &plan, &stop)?;
-        let pins = store.layers.pin(std::slice::from_ref(&layer.diff_id));
-        Ok((record(&plan, layer)?, pins))
+        let mut layers = below(&store, &plan)?;
+        let diff_ids = |layers: &[Layer]| layers.iter().map(|it| it.diff_id.clone()).collect::<Vec<_>>();
+        let parents = store.layers.pin(&diff_ids(&layers));
+        layers.push(build(&store, &events, &plan, &layers, &stop)?);
+        let pins = store.layers.pin(&diff_ids(&layers));
+        drop(parents);
+        Ok((record(&plan, layers)?, pins))
     })
     .await?;
     keep(&inner, &hub, recipe.name, record).await
 }
 
+/// The layers of the image that a recipe adds to, lowest first; none where it begins with nothing.
+fn below(inner: &Inner, recipe: &Recipe) -> Result<Vec<Layer>, ImageError> {
+    let Some(parent) = &recipe.from else { return Ok(Vec::new()) };
+    let found = inner.index.by_name(parent);
+    let found = found.ok_or_else(|| ImageError::NotPresent { reference: parent.clone() })?;
+    Ok(found.layers.clone())
+}
+
 /// The image's configuration as any registry would have it; its digest becomes the image's.
-fn record(recipe: &Recipe, layer: Layer) -> Result<Record, ImageError> {
+fn record(recipe: &Recipe, layers: Vec<Layer>) -> Result<Record, ImageError> {
     let (platform, created_at) = (Platform::host(), jiff::Timestamp::now());
+    let diff_ids: Vec<String> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
     let config = serde_json::json!({
         "architecture": platform.architecture,
         "os": platform.os,
         "created": created_at,
         "config": recipe.config,
-        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     Ok(Record {
-        digest: manifest_digest(config.to_string().as_bytes(), std::slice::from_ref(&layer.diff_id))?,
+        digest: manifest_digest(config.to_string().as_bytes(), &diff_ids)?,
         platform: platform.to_string(),
         config: recipe.image_config(),
-        layers: vec![layer],
+        layers,
         created_at,
         stored_at: created_at,
     })
@@ -75,26 +88,20 @@ fn build(
     inner: &Inner,
     hub: &Arc<Hub>,
     recipe: &Recipe,
+    below: &[Layer],
     cancel: &Arc<AtomicBool>,
 ) -> Result<Layer, ImageError> {
-    let missing = |tool: &str, package: &str| ImageError::ToolMissing {
-        recipe: recipe.name.clone(),
-        tool: tool.to_owned(),
-        package: package.to_owned(),
-    };
-    let tool = TOOLS.iter().find(|tool| is_installed(tool)).ok_or_else(|| missing(TOOLS[0], TOOLS[0]))?;
-    for helper in ["unshare", "setpriv"] {
-        if !is_installed(helper) {
-            return Err(missing(helper, "util-linux"));
-        }
-    }
+    let tool = tool(recipe)?;
     let sources = apt::of_machine(Path::new("/"))
         .map_err(|reason| ImageError::NoPackageSource { recipe: recipe.name.clone(), reason })?;
     let scratch = inner.layers.scratch()?;
     write_build_files(&scratch, recipe, &sources)?;
+    let lowers: Vec<String> =
+        below.iter().rev().map(|layer| inner.layers.path(&layer.diff_id).display().to_string()).collect();
+    write(&scratch.path().join("lowers"), lowers.join(":").as_bytes(), 0o600)?;
     hub.send(PullEvent::Line(format!("building {} from {} with {tool}", recipe.name, sources.suite)));
-    let proxy = &inner.config.proxy;
-    let mut output = BuildOutput::start(&scratch, tool, &sources.suite, recipe, proxy, cancel, hub)?;
+    let reach = &inner.config.reach;
+    let mut output = BuildOutput::start(&scratch, tool, &sources.suite, recipe, reach, cancel, hub)?;
     let made = inner.layers.install(&mut output, None, inner.config.limits, cancel);
     let (status, last_words) = output.end();
     match made {
@@ -107,6 +114,24 @@ fn build(
         }),
         Err(error) => Err(error.of(&recipe.name, "of packages", &inner.root)),
     }
+}
+
+/// What builds a recipe: one of the tools, or for one that adds to an image, what is in that image.
+fn tool(recipe: &Recipe) -> Result<&'static str, ImageError> {
+    let missing = |tool: &str, package: &str| ImageError::ToolMissing {
+        recipe: recipe.name.clone(),
+        tool: tool.to_owned(),
+        package: package.to_owned(),
+    };
+    for helper in ["unshare", "setpriv"] {
+        if !is_installed(helper) {
+            return Err(missing(helper, "util-linux"));
+        }
+    }
+    if recipe.from.is_some() {
+        return Ok("overlay");
+    }
+    TOOLS.iter().copied().find(|tool| is_installed(tool)).ok_or_else(|| missing(TOOLS[0], TOOLS[0]))
 }
 
 fn is_installed(program: &str) -> bool {
@@ -140,15 +165,35 @@ fn write_build_files(scratch: &Scratch, recipe: &Recipe, sources: &Sources) -> R
         ("recipe.sh", recipe.script.clone()),
         ("mirror", mirror),
         ("keyring", first_key),
+        ("name", recipe.name.clone()),
     ];
     for (name, content) in files {
-        let path = scratch.path().join(name);
-        fs::write(&path, content).map_err(|e| ImageError::io("write", &path, e))?;
         // Sources can hold passwords; the script is run.
-        let mode = fs::Permissions::from_mode(if name == "build.sh" { 0o700 } else { 0o600 });
-        fs::set_permissions(&path, mode).map_err(|e| ImageError::io("set the mode of", &path, e))?;
+        write(
+            &scratch.path().join(name),
+            content.as_bytes(),
+            if name == "build.sh" { 0o700 } else { 0o600 },
+        )?;
+    }
+    write_own_files(&scratch.path().join("files"), recipe)
+}
+
+/// The files that come with the recipe, each at its place below a directory.
+fn write_own_files(below: &Path, recipe: &Recipe) -> Result<(), ImageError> {
+    for (place, name) in &recipe.files {
+        let path = below.join(place.trim_start_matches('/'));
+        let directory = path.parent().unwrap_or(below);
+        fs::create_dir_all(directory).map_err(|e| ImageError::io("create", directory, e))?;
+        let content = recipe.contents.get(name).copied().unwrap_or_default();
+        write(&path, content.as_bytes(), if content.starts_with("#!") { 0o755 } else { 0o644 })?;
     }
     Ok(())
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), ImageError> {
+    fs::write(path, content).map_err(|e| ImageError::io("write", path, e))?;
+    let mode = fs::Permissions::from_mode(mode);
+    fs::set_permissions(path, mode).map_err(|e| ImageError::io("set the mode of", path, e))
 }
 
 /// A source's key: the file to use here, and where it is inside of the image. Keys of the distribution itself come
@@ -214,7 +259,7 @@ impl BuildOutput {
         tool: &str,
         suite: &str,
         recipe: &Recipe,
-        proxy: &BTreeMap<String, String>,
+        reach: &BTreeMap<String, String>,
         cancel: &Arc<AtomicBool>,
         hub: &Arc<Hub>,
     ) -> Result<Self, ImageError> {
@@ -237,7 +282,7 @@ impl BuildOutput {
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive");
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.envs(proxy);
+        command.envs(reach);
         let mut child = command.spawn().map_err(|e| ImageError::io("start", "setpriv", e))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(ImageError::io("read from", "setpriv", io::ErrorKind::BrokenPipe.into()));

@@ -45,8 +45,8 @@ pub struct RegistryConfig {
     pub extra_roots: Vec<PathBuf>,
     /// The system has no certificates of authorities: what fails over TLS then says that.
     pub no_authorities: bool,
-    /// Variables such as `https_proxy`, which builds from packages pass on to the package tools.
-    pub proxy: BTreeMap<String, String>,
+    /// Variables such as `https_proxy` and `PIP_INDEX_URL`, which builds from packages pass on to the package tools.
+    pub reach: BTreeMap<String, String>,
     /// Layers fetched at the same time, for one image.
     pub parallel_downloads: usize,
     /// Bounds of what one layer may unpack to.
@@ -62,7 +62,7 @@ impl Default for RegistryConfig {
             docker_config: None,
             extra_roots: Vec::new(),
             no_authorities: false,
-            proxy: BTreeMap::new(),
+            reach: BTreeMap::new(),
             parallel_downloads: 4,
             limits: Limits::default(),
         }

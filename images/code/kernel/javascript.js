@@ -1,0 +1,131 @@
+// A kernel of Node: told cells on one descriptor, says on another what came of them, both as lines of JSON.
+//   node javascript.js javascript|typescript TOLD SAYS
+"use strict";
+
+const { spawnSync } = require("node:child_process");
+const fs = require("node:fs");
+const { createRequire } = require("node:module");
+const net = require("node:net");
+const path = require("node:path");
+const { pathToFileURL } = require("node:url");
+const util = require("node:util");
+const vm = require("node:vm");
+const { script, LOAD } = require("./cell.js");
+
+const [language, told, says] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
+const HERE = __dirname;
+const DISPLAY = Symbol.for("Jupyter.display");
+// esbuild takes the types out and leaves everything else as it is.
+const WITHOUT_TYPES = [
+  "--loader=ts",
+  "--target=esnext",
+  "--log-level=error",
+  '--tsconfig-raw={"compilerOptions":{"preserveValueImports":true,"verbatimModuleSyntax":true}}',
+];
+
+let interrupted = null;
+let count = 0;
+
+function say(event) {
+  const data = Buffer.from(`${JSON.stringify(event)}\n`);
+  for (let at = 0; at < data.length; ) at += fs.writeSync(says, data, at);
+}
+
+/** The contents of a value by media type. */
+async function contents(value) {
+  const own = value !== null && ["object", "function"].includes(typeof value) ? value[DISPLAY] : undefined;
+  if (typeof own === "function") return own.call(value);
+  return { "text/plain": typeof value === "string" ? value : util.inspect(value) };
+}
+
+function toldOf(error) {
+  if (!(error instanceof Error) && !util.types.isNativeError(error)) {
+    return { name: "Error", value: util.inspect(error), traceback: util.inspect(error) };
+  }
+  // What is below the cell is nobody's business.
+  const stack = String(error.stack || error).split("\n");
+  const below = stack.findIndex((line) => /^ +at .*node:(vm|internal)/.test(line) || line.includes(HERE));
+  const shown = stack.slice(0, below < 0 ? stack.length : below);
+  return { name: String(error.name), value: String(error.message), traceback: shown.join("\n") };
+}
+
+function withoutTypes(code) {
+  const done = spawnSync("esbuild", WITHOUT_TYPES, { input: code, encoding: "utf8", maxBuffer: 1 << 28 });
+  if (done.error) throw done.error;
+  if (done.status !== 0) throw new SyntaxError(done.stderr.trim());
+  return done.stdout;
+}
+
+/** Loads what a cell imports, from where the kernel works. */
+function load(specifier) {
+  const name = specifier.replace(/^npm:/, "");
+  if (/^(node|data|file):/.test(name)) return import(name);
+  const here = createRequire(path.join(process.cwd(), "cell.js"));
+  const found = here.resolve(name);
+  return import(path.isAbsolute(found) ? pathToFileURL(found).href : found);
+}
+
+async function evaluate(code) {
+  const made = script(language === "typescript" ? withoutTypes(code) : code);
+  const compiled = new vm.Script(made.text, { filename: `cell-${++count}.js` });
+  const value = compiled.runInThisContext({ breakOnSigint: true });
+  if (!made.waits) return value;
+  const stopped = new Promise((_, reject) => (interrupted = reject));
+  return Promise.race([value, stopped]).finally(() => (interrupted = null));
+}
+
+/** Variables for one cell; returns what gives them back. */
+function withVariables(env) {
+  const before = Object.keys(env).map((name) => [name, process.env[name]]);
+  Object.assign(process.env, env);
+  return () => {
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  };
+}
+
+async function run({ code, env }) {
+  const restore = withVariables(env);
+  try {
+    const value = await evaluate(code);
+    if (value !== undefined) say({ bundle: await contents(value), main: true });
+  } catch (error) {
+    const stopped = error && error.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED";
+    say({ error: stopped ? { name: "Interrupted", value: "", traceback: "" } : toldOf(error) });
+  }
+  restore();
+  say({});
+}
+
+function listen() {
+  let text = "";
+  let turn = Promise.resolve();
+  const source = new net.Socket({ fd: told, readable: true, writable: false });
+  source.setEncoding("utf8");
+  source.on("data", (piece) => {
+    const lines = (text + piece).split("\n");
+    text = lines.pop();
+    for (const line of lines) turn = turn.then(() => run(JSON.parse(line)));
+  });
+  source.on("end", () => process.exit());
+}
+
+process.on("SIGINT", () => {
+  if (interrupted) interrupted(Object.assign(new Error(), { code: "ERR_SCRIPT_EXECUTION_INTERRUPTED" }));
+});
+for (const event of ["uncaughtException", "unhandledRejection"]) {
+  process.on(event, (error) => console.error(error));
+}
+const here = path.join(process.cwd(), "cell.js");
+Object.assign(globalThis, {
+  require: createRequire(here),
+  module: { exports: {} },
+  exports: {},
+  __filename: here,
+  __dirname: process.cwd(),
+  [LOAD]: load,
+  display: async (value) => say({ bundle: await contents(value), main: false }),
+});
+listen();
