@@ -16,8 +16,8 @@ use crate::{cache, scratch, tool};
 /// Size of the file behind the harness's disk. It is sparse: only what is used takes room.
 const DISK: u64 = 64 << 30;
 
-/// Sources that decide what a kept image looks like: when one changes, it is made anew.
-const SOURCES: [&str; 2] = ["images/base/recipe.toml", "crates/local/src/images/index.rs"];
+/// Files and directories that decide what the kept images look like: when one changes, they are made anew.
+const SOURCES: [&str; 2] = ["images", "crates/local/src/images/index.rs"];
 
 /// A server's directory. Goes when dropped.
 #[derive(Debug)]
@@ -178,9 +178,22 @@ impl Disk {
         let mut hash = DefaultHasher::new();
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
         for source in SOURCES {
-            fs::read(workspace.join(source)).unwrap_or_default().hash(&mut hash);
+            hash_below(&workspace.join(source), &mut hash);
         }
         self.root.join(format!("images-{:016x}", hash.finish()))
+    }
+}
+
+/// A file, or every file below a directory in the order of their names.
+fn hash_below(path: &Path, hash: &mut DefaultHasher) {
+    path.file_name().hash(hash);
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            paths.sort();
+            paths.iter().for_each(|path| hash_below(path, hash));
+        }
+        Err(_) => fs::read(path).unwrap_or_default().hash(hash),
     }
 }
 

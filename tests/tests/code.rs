@@ -13,8 +13,7 @@ fn main() -> ExitCode {
     story("code", async |run: &mut Run| {
         let server = Server::start(Options { images: vec!["code".into()], ..Options::default() }).await?;
         server.needs_one_machine("the image is made from packages here")?;
-        let ask =
-            CreateSandbox { template: Some("code-interpreter-v1".into()), ..CreateSandbox::default() };
+        let ask = CreateSandbox { template: Some("code-interpreter-v1".into()), ..CreateSandbox::default() };
         let id = server.create_with(ask).await?.id;
         let code = Code { server: &server, id };
         run.case("it_answers_when_the_sandbox_is_there", answers(&code)).await;
@@ -74,8 +73,11 @@ impl Code<'_> {
         let answer = self.begin(&ask).await?;
         let (status, text) = (answer.status(), answer.text().await?);
         ensure!(status == 200, "{ask}: {status} {text}");
-        let mut events =
-            text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>().context(text.clone())?;
+        let mut events = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<Vec<Value>, _>>()
+            .context(text.clone())?;
         ensure!(events.pop() == Some(json!({"type": "end_of_execution"})), "{ask}: {text}");
         Ok(Told(events))
     }
@@ -120,10 +122,7 @@ impl Told {
 }
 
 async fn answers(code: &Code<'_>) -> Result<()> {
-    wait_until("the service answers", async || {
-        Ok(code.call(Method::GET, "/health", Value::Null).await?.status == 200)
-    })
-    .await?;
+    code.call(Method::GET, "/health", Value::Null).await?.expect(200)?;
     code.python("1 + 1").await?.is("2")?;
     let contexts = code.call(Method::GET, "/contexts", Value::Null).await?.expect(200)?;
     let languages: Vec<_> = contexts.as_array().into_iter().flatten().map(|it| &it["language"]).collect();
@@ -206,7 +205,9 @@ async fn variables(code: &Code<'_>) -> Result<()> {
 async fn user(code: &Code<'_>) -> Result<()> {
     code.python("open('note.txt', 'w').write('kept')").await?.is("4")?;
     ensure!(code.server.output(&code.id, &["cat", "/home/user/note.txt"]).await? == "kept");
-    ensure!(code.python("!whoami && sudo whoami").await?.output("stdout").replace('\r', "") == "user\nroot\n");
+    ensure!(
+        code.python("!whoami && sudo whoami").await?.output("stdout").replace('\r', "") == "user\nroot\n"
+    );
     Ok(())
 }
 
@@ -247,7 +248,8 @@ async fn tables(code: &Code<'_>) -> Result<()> {
 }
 
 async fn images(code: &Code<'_>) -> Result<()> {
-    let cell = "from PIL import Image\nimage = Image.new('RGB', (2, 2))\nimage.show()\nimage.save('x.png')\nimage";
+    let cell =
+        "from PIL import Image\nimage = Image.new('RGB', (2, 2))\nimage.show()\nimage.save('x.png')\nimage";
     let told = code.python(cell).await?;
     let shown = told.of("result");
     ensure!(shown.len() == 3, "{:?}", told.0);
@@ -276,7 +278,9 @@ async fn charts(code: &Code<'_>) -> Result<()> {
         (&line["type"], &line["x_scale"], &line["y_scale"])
             == (&json!("line"), &json!("datetime"), &json!("linear"))
     );
-    ensure!((&line["title"], &line["x_unit"], &line["y_label"]) == (&json!("Days"), &json!("d"), &Value::Null));
+    ensure!(
+        (&line["title"], &line["x_unit"], &line["y_label"]) == (&json!("Days"), &json!("d"), &Value::Null)
+    );
     let points = json!([["2024-01-01", 1.0], ["2024-01-03", 2.0]]);
     ensure!(line["elements"] == json!([{"label": "l", "points": points}]), "{line}");
 
@@ -294,7 +298,8 @@ async fn charts(code: &Code<'_>) -> Result<()> {
     }
 
     let pie = chart(code, "plt.pie([1, 3], labels=['a', 'b'])").await?;
-    let wedges = json!([{"label": "a", "angle": 90.0, "radius": 1.0}, {"label": "b", "angle": 270.0, "radius": 1.0}]);
+    let wedges =
+        json!([{"label": "a", "angle": 90.0, "radius": 1.0}, {"label": "b", "angle": 270.0, "radius": 1.0}]);
     ensure!((&pie["type"], &pie["elements"]) == (&json!("pie"), &wedges), "{pie}");
 
     let boxes = chart(code, "plt.boxplot([[1, 2, 3, 4, 5, 20]])\nplt.xticks([1], ['A'])").await?;
@@ -337,7 +342,10 @@ async fn contexts(code: &Code<'_>) -> Result<()> {
     let ask = json!({"language": "python", "cwd": "/home/user/deep/down"});
     let made = code.call(Method::POST, "/contexts", ask).await?.expect(200)?;
     let id = made["id"].as_str().context("no id")?;
-    ensure!((&made["language"], &made["cwd"]) == (&json!("python"), &json!("/home/user/deep/down")), "{made}");
+    ensure!(
+        (&made["language"], &made["cwd"]) == (&json!("python"), &json!("/home/user/deep/down")),
+        "{made}"
+    );
     let listed = code.call(Method::GET, "/contexts", Value::Null).await?.expect(200)?;
     ensure!(listed.as_array().and_then(|all| all.last()) == Some(&made), "{listed}");
     let within = |cell: &str| json!({"code": cell, "context_id": id});
@@ -358,7 +366,11 @@ async fn interrupts(code: &Code<'_>) -> Result<()> {
     for (language, cell, after) in [
         ("python", "before = 'kept'; print('begun', flush=True)\nwhile True: pass", "print(before)"),
         ("js", "globalThis.before = 'kept'; console.log('begun'); while (true) {}", "console.log(before)"),
-        ("js", "console.log('begun'); await new Promise(() => setTimeout(() => {}, 6e5))", "console.log(before)"),
+        (
+            "js",
+            "console.log('begun'); await new Promise(() => setTimeout(() => {}, 6e5))",
+            "console.log(before)",
+        ),
         ("bash", "before=kept; echo begun; while :; do sleep 1; done", "echo $before"),
     ] {
         let mut stream = code.begin(&json!({"code": cell, "language": language})).await?.bytes_stream();
@@ -389,9 +401,10 @@ async fn kernel_ends(code: &Code<'_>) -> Result<()> {
 async fn service_ends(code: &Code<'_>) -> Result<()> {
     code.python("x = 1").await?;
     code.server.output(&code.id, &["pkill", "-9", "-f", "atoll-code/main.p[y]"]).await?;
-    wait_until("the service answers again", async || {
-        Ok(code.python("'x' in dir()").await?.text() == "False")
-    })
+    wait_until(
+        "the service answers again",
+        async || Ok(code.python("'x' in dir()").await?.text() == "False"),
+    )
     .await?;
     wait_until("the kernel before it is gone", async || {
         let kernels = code.server.output(&code.id, &["pgrep", "-c", "-f", "kernel/python.p[y]"]).await?;

@@ -181,6 +181,18 @@ pub const EXECUTOR: &str = "executor";
 /// Name of the built-in template of a desktop in a browser.
 pub const DESKTOP: &str = "desktop";
 
+/// Name of the built-in template whose sandboxes run code for clients of the code interpreter.
+pub const CODE: &str = "code-interpreter-v1";
+
+/// The name of the built-in template that clients of E2B mean by a name of theirs.
+#[must_use]
+pub fn meant_by_e2b(name: &str) -> &str {
+    match name {
+        "code-interpreter" => CODE,
+        other => other,
+    }
+}
+
 /// The recipe of a built-in template. One that a tenant stores under the same name takes its place.
 #[must_use]
 pub fn builtin(name: &str) -> Option<TemplateSpec> {
@@ -188,6 +200,7 @@ pub fn builtin(name: &str) -> Option<TemplateSpec> {
         BASE => Some(TemplateSpec { image: BASE.into(), ..TemplateSpec::default() }),
         EXECUTOR => Some(executor()),
         DESKTOP => Some(desktop()),
+        CODE => Some(code()),
         _ => None,
     }
 }
@@ -217,6 +230,13 @@ fn desktop() -> TemplateSpec {
         sudo: Some(true),
         ..TemplateSpec::default()
     }
+}
+
+/// The image's own service listens on port 49999 and starts a kernel for Python at once.
+fn code() -> TemplateSpec {
+    let program = |name: &str| Some(vec![format!("/usr/lib/atoll-code/{name}")]);
+    let (start_command, ready_command) = (program("start"), program("ready"));
+    TemplateSpec { image: "code".into(), start_command, ready_command, ..TemplateSpec::default() }
 }
 
 /// One stored version of a template.
@@ -310,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_is_built_in_is_a_template() {
-        for name in [BASE, EXECUTOR, DESKTOP] {
+        for name in [BASE, EXECUTOR, DESKTOP, CODE, meant_by_e2b("code-interpreter")] {
             builtin(name).unwrap().check().unwrap();
         }
         assert_eq!(builtin("no-such"), None);

@@ -5,7 +5,7 @@ use atoll_core::{
     request::{Birth, CreateRequest, resolve},
     sandbox::Limits,
     store::StoreError,
-    template::{BASE, Template},
+    template::{BASE, Template, meant_by_e2b},
 };
 use atoll_proto::api;
 use std::collections::BTreeSet;
@@ -58,7 +58,16 @@ impl Services {
             None if tags.is_empty() && wanted == DEFAULT_TAG => None,
             None => return Err(no_tag(&name, wanted)),
         };
-        found(self.recipe(&caller.tenant, &name, version).await)?.ok_or_else(|| no_template(&name))
+        let own = found(self.recipe(&caller.tenant, &name, version).await)?;
+        let meant = meant_by_e2b(&name);
+        let template = match own {
+            // These clients mean another one of ours by that name, unless the tenant has one of its own.
+            None | Some(Template { version: 0, .. }) if meant != name => {
+                found(self.recipe(&caller.tenant, meant, None).await)?
+            }
+            own => own,
+        };
+        template.ok_or_else(|| no_template(&name))
     }
 
     /// A sandbox of it, to be asked for.
