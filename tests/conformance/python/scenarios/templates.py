@@ -97,7 +97,7 @@ async def steps_are_run_and_kept(t):
     done = await sandbox.commands.run("cd /tmp; cat who where who-root env where-app; ls /app; readlink /app/link; echo \"<$BUILT>\"")
     t.equal(done.stdout.splitlines(), ["user", "/home/user", "root", "with ü", "/app", "link", "made", "y.txt", "/app/made", "<with ü>"], "what the steps left")
     t.equal(await sandbox.files.read("folder/test.txt"), "This is a test file.", "a copied file")
-    t.equal((await sandbox.commands.run("cat 'folder/ü ü.txt'; readlink folder/link.txt folder/broken.txt; stat -c %U:%a:%F /opt/resolved.txt")).stdout,
+    t.equal((await sandbox.commands.run("cd; cat 'folder/ü ü.txt'; readlink folder/link.txt folder/broken.txt; stat -c %U:%a:%F /opt/resolved.txt")).stdout,
             "This is a test file.test.txt\nnowhere\nroot:640:regular file\n", "links and modes")
     t.equal((await sandbox.commands.run("pwd")).stdout, "/app\n", "commands begin in the directory of the template")
     by_id = await t.sandbox(info.template_id)
