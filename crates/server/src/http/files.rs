@@ -1,5 +1,6 @@
 //! Routes of files and directories. Bodies are streamed through, in both directions.
 
+use atoll_core::early;
 use atoll_proto::{
     api::{ErrorBody, FileInfo, FileList, MoveFile, Uploaded, WatchEvent},
     range::{Part, part},
@@ -18,7 +19,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use super::{
@@ -32,10 +32,6 @@ use crate::services::{
     error::ServiceError,
     files::{Place, Shape},
 };
-
-/// After a refusal, so much of an upload is still read, so that its sender comes to read the answer.
-const DRAIN: usize = 64 << 20;
-const DRAIN_FOR: Duration = Duration::from_secs(5);
 
 pub(super) fn place(query: &Query) -> Result<Place, ServiceError> {
     Ok(Place { path: query.need("path")?.to_owned(), user: query.get("user").map(str::to_owned) })
@@ -177,11 +173,11 @@ impl Stream for SharedBody {
 impl SharedBody {
     async fn drain(self) {
         let read = self.try_fold(0, async |total, piece| match total + piece.len() {
-            total if total < DRAIN => Ok(total),
+            total if total < early::REST => Ok(total),
             _ => Err(axum::Error::new("enough")),
         });
         // However it ends, the answer goes out.
-        let _ = tokio::time::timeout(DRAIN_FOR, read).await;
+        let _ = tokio::time::timeout(early::REST_FOR, read).await;
     }
 }
 

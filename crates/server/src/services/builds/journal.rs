@@ -81,8 +81,15 @@ impl Journal {
         self.lock().add(LogLine { at, level, step: Some(step.to_owned()), message }, ours);
     }
 
-    /// Writes what has gathered. What the store refuses is tried again with the next lines.
-    pub async fn flush(&self) -> Result<(), StoreError> {
+    /// Writes what has gathered. What was begun is ended, also when whoever waits for it stops waiting: lines that arrive
+    /// without being counted would come twice. What the store refuses is tried again with the next lines.
+    pub async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
+        let journal = self.clone();
+        let writing = tokio::spawn(async move { journal.write().await });
+        writing.await.unwrap_or_else(|error| Err(StoreError::Database(error.to_string())))
+    }
+
+    async fn write(&self) -> Result<(), StoreError> {
         let mut written = self.written.lock().await;
         let lines = std::mem::take(&mut self.lock().lines);
         if let Err(error) = self.base.store.append_log(&self.build, *written, &lines).await {
