@@ -1,8 +1,8 @@
 //! Images, templates, volumes, keys, and the server itself.
 
 use atoll_proto::api::{
-    CreateKey, Doctor, Image, ImageList, Key, KeyList, Pruned, PullEvent, PullImage, Template, TemplateList,
-    TemplateSpec, Version, VolumeInfo, VolumeList,
+    CreateKey, Doctor, Image, ImageList, Key, KeyList, Pruned, PullEvent, PullImage, RollbackTemplate,
+    Template, TemplateList, TemplateSpec, Version, VolumeInfo, VolumeList,
 };
 use futures::Stream;
 use reqwest::Method;
@@ -97,6 +97,15 @@ impl Client {
     /// The recipe is refused; the field is named.
     pub async fn put_template(&self, name: &str, spec: &TemplateSpec) -> Result<Template, Error> {
         json(send(self.request(Method::PUT, self.api(&["templates", name])).json(spec)).await?).await
+    }
+
+    /// Makes the recipe of an earlier version the newest again, as a version of its own.
+    ///
+    /// # Errors
+    /// There is no such template or version.
+    pub async fn roll_template_back(&self, name: &str, target_version: i64) -> Result<Template, Error> {
+        let request = RollbackTemplate { target_version, changelog: None };
+        self.post(self.api(&["templates", name, "rollback"]), &request).await
     }
 
     /// Forgets a template with all its versions. Its sandboxes live on.

@@ -13,6 +13,8 @@ use crate::{
 const HOST: &str = "{host}";
 /// The label below the content domain that is the API's.
 const API: &str = "api";
+/// The label below it that is nobody's alone: there a sandbox is named by headers or by the path.
+const SHARED: &str = "sandbox";
 /// The port at which clients of E2B reach a sandbox's agent; by it, no application is reached.
 pub const AGENT_PORT: u16 = 49983;
 /// Longest content domain: with a label of 63 and a dot it fits into the 253 characters of a host name.
@@ -123,6 +125,16 @@ impl ContentAddress {
         format!("{}{port}", self.domain)
     }
 
+    /// The URL, without a path, of requests that name a sandbox by path or headers: `sandbox.` below the domain, or this
+    /// machine where programs resolve no names below the domain.
+    #[must_use]
+    pub fn shared(&self) -> String {
+        match self.domain == "localhost" || self.domain.ends_with(".localhost") {
+            true => self.pattern.replace(HOST, "localhost"),
+            false => self.with_label(SHARED),
+        }
+    }
+
     /// Whether browsers come over TLS.
     #[must_use]
     pub fn is_https(&self) -> bool {
@@ -152,7 +164,7 @@ impl ContentAddress {
         let label = name.strip_suffix(&self.domain).and_then(|rest| rest.strip_suffix('.'));
         match label {
             Some(API) => Host::Elsewhere { local: false },
-            Some("sandbox") => Host::Elsewhere { local: true },
+            Some(SHARED) => Host::Elsewhere { local: true },
             Some(label) => Destination::parse(label).map_or(Host::Nothing, Host::Sandbox),
             None => Host::Elsewhere { local: is_local(&name) },
         }
@@ -256,6 +268,12 @@ mod tests {
         assert_eq!(behind.url(&place), "https://alice-vnc.apps.example.com");
         assert_eq!(behind.port_pattern(&id()), format!("https://{{port}}-{}.apps.example.com", id()));
         assert!(behind.is_https() && !laptop().is_https());
+        assert_eq!(behind.shared(), "https://sandbox.apps.example.com");
+        assert_eq!(laptop().shared(), "http://localhost:8080");
+        assert_eq!(
+            ContentAddress::new("atoll.localhost", "https://{host}:8443").unwrap().shared(),
+            "https://localhost:8443"
+        );
         assert_eq!(
             (laptop().authority(), behind.authority()),
             ("localhost:8080".into(), "apps.example.com".into())

@@ -28,9 +28,10 @@ use crate::{
     index::{Index, Known},
     keys::Keys,
     metrics::Metrics,
+    path,
     pool::Pool,
     refusal::{Manner, Refusal},
-    route::{Route, route},
+    route::{By, Route, route},
     signature,
 };
 
@@ -157,26 +158,30 @@ impl Inner {
         request: Request<Incoming>,
         is_e2b: bool,
     ) -> Result<Response<Body>, Refusal> {
-        let (destination, by_host) = match route {
-            Route::To { destination, by_host } => (destination, by_host),
+        let (destination, by) = match route {
+            Route::To { destination, by } => (destination, by),
             Route::Malformed(problem) => return Err(Refusal::Malformed(problem)),
+            Route::Nobody => return Err(Refusal::NotFound),
             Route::Nothing | Route::Elsewhere => return Err(Refusal::UnknownHost),
         };
         let (mut parts, body) = request.map(Inbound::new).into_parts();
+        if let By::Path(prefix) = &by {
+            path::strip(&mut parts, prefix);
+        }
         let tokens = credentials::take_tokens(&mut parts, self.config.address.is_https());
         let traffic = credentials::take_header(&mut parts.headers, credentials::TRAFFIC_HEADER);
         let (mut shown, link) = self.shown(&mut parts, tokens).await?;
         let found = self.find(&destination).await?;
         let port = found.as_deref().map_or_else(|| number_of(&destination), |it| port_of(it, &destination));
         if agent::is_agent(port) {
-            return self.pass_to_agent(peer, found.as_deref(), &shown, parts, body).await;
+            let answer = self.pass_to_agent(peer, found.as_deref(), &shown, parts, body).await?;
+            return Ok(confined(answer, &by));
         }
         if self.config.no_auth && !shown.everybody {
             return Err(Refusal::OtherSite);
         }
         let id = id_of(found.as_deref(), &destination);
-        let is_right = |token: &String| id.is_some_and(|id| self.config.link_key.is_traffic_token(id, token));
-        (shown.traffic, shown.e2b) = (traffic.as_ref().map(is_right), is_e2b);
+        (shown.traffic, shown.e2b) = (self.is_traffic_token(id, traffic, &by, &mut parts), is_e2b);
         self.hide_agent_token(id, &mut parts);
         let now = (self.clock)();
         let known = access::decide(found.as_deref(), port, &shown, now)?;
@@ -184,13 +189,31 @@ impl Inner {
             return Err(Refusal::UnknownPort(name_of(destination)));
         };
         if let Some((token, grant)) = link.filter(|(_, grant)| grant.opens(&known.id, port, now))
-            && by_host
+            && by == By::Host
             && is_visit(&parts)
         {
             return self.redirect(&destination, &parts, &token, grant.expires_at.duration_since(now));
         }
         let way = way(known, port, known.mask_host.clone())?;
-        self.forward(&way, peer.ip(), parts, body).await
+        Ok(confined(self.forward(&way, peer.ip(), parts, body).await?, &by))
+    }
+
+    /// Whether a token of a sandbox's ports was shown and is the right one. Who names the sandbox by the path shows it in
+    /// the header that is the agent's elsewhere; it is taken out of there.
+    fn is_traffic_token(
+        &self,
+        id: Option<&SandboxId>,
+        shown: Option<String>,
+        by: &By,
+        parts: &mut Parts,
+    ) -> Option<bool> {
+        let is_right = |token: &str| id.is_some_and(|id| self.config.link_key.is_traffic_token(id, token));
+        let other = parts.headers.get(agent::TOKEN_HEADER).filter(|_| matches!(by, By::Path(_)));
+        if other.and_then(|value| value.to_str().ok()).is_some_and(is_right) {
+            parts.headers.remove(agent::TOKEN_HEADER);
+            return Some(true);
+        }
+        shown.as_deref().map(is_right)
     }
 
     /// Passes a request on to a sandbox's agent, as far as that is there for those outside.
@@ -298,6 +321,14 @@ impl Inner {
         }
         Ok(response)
     }
+}
+
+/// What comes back from a sandbox that a path named is on the API's own host.
+fn confined(mut answer: Response<Body>, by: &By) -> Response<Body> {
+    if let By::Path(prefix) = by {
+        path::confine(answer.headers_mut(), prefix);
+    }
+    answer
 }
 
 /// Somebody looks at a page; a program that changes the protocol follows no redirect.

@@ -16,6 +16,7 @@ mod headers;
 mod index;
 mod keys;
 mod metrics;
+mod path;
 mod pool;
 mod refusal;
 mod route;

@@ -248,6 +248,7 @@ fn page(status: StatusCode, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::By;
     use http_body_util::BodyExt;
 
     async fn said(refusal: &Refusal, manner: &Manner) -> (u16, String) {
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(manner(&[]), Manner::Json(None));
         assert_eq!(manner(&[("e2b-sandbox-id", "<x>"), ("accept", "text/html")]), Manner::E2b(String::new()));
         let id = SandboxId::from_entropy([1; 19]);
-        let to = |port| Route::To { destination: Destination::Port { port, id: id.clone() }, by_host: true };
+        let to = |port| Route::To { destination: Destination::Port { port, id: id.clone() }, by: By::Host };
         assert_eq!(Manner::of(&to(AGENT_PORT), &HeaderMap::new()), Manner::E2b(id.to_string()));
         assert_eq!(Manner::of(&to(80), &HeaderMap::new()), Manner::Json(Some(id.clone())));
     }

@@ -44,6 +44,46 @@ async fn host_names_and_headers_lead_to_a_port_and_all_else_to_the_api() {
 }
 
 #[tokio::test]
+async fn a_path_leads_to_a_port_for_whoever_shows_its_token() {
+    let world = world().await;
+    let id = world.private().await;
+    let at = |id: &SandboxId, rest: &str| format!("/api/v1/sandbox/{id}/port/{OPEN}{rest}");
+    let token = world.key.traffic_token(&id);
+    let (status, told) =
+        read(world.get("localhost", &at(&id, "/a?b=c")).header("x-access-token", &token)).await;
+    assert_eq!((status, &told["uri"]), (200, &"/a?b=c".into()), "{told}");
+    let seen = headers(&told);
+    assert!(seen.contains(&format!("x-forwarded-prefix: {}", at(&id, ""))), "{told}");
+    assert!(!seen.iter().any(|header| header.contains(&token)), "{told}");
+    for (header, value) in [("x-api-key", MEMBER), ("e2b-traffic-access-token", &token)] {
+        let answer = world.get("api.localhost", &at(&id, "")).header(header, value).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{header}");
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("sandbox"), "a page there is not the API's: {policy}");
+    }
+    let wrong = world.key.traffic_token(&nobody());
+    for id in [&id, &nobody()] {
+        for (header, value, status) in
+            [("x-access-token", wrong.as_str(), 403), ("x-api-key", STRANGER, 404), ("x-none", "", 403)]
+        {
+            if header == "x-access-token" && *id == nobody() {
+                continue;
+            }
+            let (told, _) = read(world.get("localhost", &at(id, "/")).header(header, value)).await;
+            assert_eq!(told, status, "{header} at {id}");
+        }
+    }
+    assert_eq!(
+        read(world.get("localhost", &at(&nobody(), "/")).header("x-access-token", &wrong)).await.0,
+        404
+    );
+    let (status, told) = read(world.get("localhost", "/api/v1/sandbox/x/port/80/")).await;
+    assert_eq!((status, &told["code"]), (404, &"not_found".into()));
+    let (status, told) = read(world.get("localhost", &format!("/api/v1/sandbox/{id}/port/x/"))).await;
+    assert_eq!((status, &told["code"]), (400, &"bad_request".into()));
+}
+
+#[tokio::test]
 async fn named_ports_lead_to_a_users_primary_sandbox() {
     let world = world().await;
     let add = |n: u8, created: i64| {

@@ -33,6 +33,9 @@ async fn a_sandbox_tells_its_urls() {
     let id = nobodys["id"].as_str().unwrap();
     assert_eq!(nobodys["urls"]["web"], format!("https://3000-{id}.apps.example.com"));
     assert_eq!(nobodys["port_url"], format!("https://{{port}}-{id}.apps.example.com"));
+    assert_eq!(nobodys["accessUrl"], format!("https://sandbox.apps.example.com/api/v1/sandbox/{id}"));
+    let token = LinkKey::new([7; 32]).traffic_token(&id.parse().unwrap());
+    assert_eq!(nobodys["accessToken"], token);
     assert_eq!(with_ports(&server, Some("alice")).await["urls"]["web"], "https://alice-web.apps.example.com");
     let (_, listed) = server.get("/api/v1/sandboxes").await;
     assert!(listed["items"][0]["port_url"].is_string(), "{listed}");

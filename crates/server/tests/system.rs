@@ -107,6 +107,17 @@ async fn templates_have_versions_and_tenants() {
     );
     assert_eq!((get("/none/versions").await.0, get("").await.1["items"].as_array().unwrap().len()), (404, 1));
     assert_eq!(get("/py/versions").await.1["items"][0]["version"], 2);
+    let back = async |key: &str, body: Value| {
+        let call = server.call_as(key, Method::POST, "/api/v1/templates/py/rollback").json(&body);
+        read(call.send().await.unwrap()).await
+    };
+    let (status, rolled) =
+        back(MEMBER, json!({"targetVersion": 1, "changelog": "the newer one was worse"})).await;
+    assert_eq!((status, &rolled["version"], &rolled["spec"]["image"]), (200, &json!(3), &json!("a")));
+    assert_eq!(
+        (back(MEMBER, json!({"targetVersion": 9})).await.0, back(MEMBER, json!({})).await.0),
+        (404, 400)
+    );
     for (body, field) in [
         (json!({}), "image"),
         (json!({"image": "a", "cpu": "x"}), "cpu"),

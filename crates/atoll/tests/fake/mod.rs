@@ -78,6 +78,8 @@ pub fn sandbox(id: &str) -> Sandbox {
         ports: BTreeMap::new(),
         urls: BTreeMap::new(),
         port_url: None,
+        access_url: None,
+        access_token: None,
         volumes: BTreeMap::new(),
         public: false,
         template: None,

@@ -348,6 +348,12 @@ pub struct Sandbox {
     /// The URL of any of its ports, with `{port}` where the number goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_url: Option<String>,
+    /// Where programs reach its ports that resolve no names: `/port/{port}/` and the application's path follow.
+    #[serde(default, rename = "accessUrl", skip_serializing_if = "Option::is_none")]
+    pub access_url: Option<String>,
+    /// What opens its ports there, as `X-Access-Token`, for as long as it exists.
+    #[serde(default, rename = "accessToken", skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
     /// Its owner's volumes that it has, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Volume>,

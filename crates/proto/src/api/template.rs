@@ -150,6 +150,19 @@ pub struct Template {
     pub created_at: Timestamp,
 }
 
+/// Body of `POST /api/v1/templates/{name}/rollback`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RollbackTemplate {
+    /// The version whose recipe is to be the newest again.
+    #[serde(rename = "targetVersion")]
+    pub target_version: i64,
+    /// Older clients say why; that is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changelog: Option<String>,
+}
+
 /// Answer of `GET /api/v1/templates` and of `GET /api/v1/templates/{name}/versions`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -58,6 +58,7 @@ fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(templates::list))
         .routes(routes!(templates::put, templates::get, templates::delete))
         .routes(routes!(templates::versions))
+        .routes(routes!(templates::rollback))
         .routes(routes!(volumes::list))
         .routes(routes!(volumes::remove))
         .routes(routes!(keys::list, keys::create))

@@ -1,6 +1,6 @@
 //! Routes of templates.
 
-use atoll_proto::api::{ErrorBody, Template, TemplateList, TemplateSpec};
+use atoll_proto::api::{ErrorBody, RollbackTemplate, Template, TemplateList, TemplateSpec};
 use axum::{
     Json,
     extract::{Path, State},
@@ -59,6 +59,19 @@ pub async fn versions(
     Path(name): Path<String>,
 ) -> Answer<Json<TemplateList>> {
     Ok(Json(services.template_versions(&caller, &name).await?))
+}
+
+/// Makes the recipe of an earlier version the newest again, as a version of its own.
+#[utoipa::path(post, path = "/templates/{name}/rollback", operation_id = "roll_template_back", tag = "templates",
+    request_body = RollbackTemplate, params(("name" = String, Path, description = "Name of the template")),
+    responses((status = 200, body = Template), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn rollback(
+    State(services): State<Arc<Services>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    body: JsonBody<RollbackTemplate>,
+) -> Answer<Json<Template>> {
+    Ok(Json(services.roll_template_back(&caller, &name, body.value.target_version).await?))
 }
 
 /// Forgets a template with all its versions.

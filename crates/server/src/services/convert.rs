@@ -134,6 +134,8 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         ports: it.spec.ports,
         urls: BTreeMap::new(),
         port_url: None,
+        access_url: None,
+        access_token: None,
         volumes: it.spec.volumes.into_iter().map(volume).collect(),
         public: it.spec.public,
         template: it.spec.template,

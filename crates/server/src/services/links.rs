@@ -16,14 +16,17 @@ use super::{Services, access::Caller, convert, error::ServiceError};
 const USUAL_LIFE: u64 = 60 * 60;
 
 impl Services {
-    /// A sandbox in the API's words, with the URLs of its ports.
+    /// A sandbox in the API's words, with the URLs of its ports and what opens them.
     pub fn shown(&self, sandbox: Sandbox) -> api::Sandbox {
-        let urls =
-            self.base.config.links.as_ref().map(|links| {
-                (urls(&links.address, &sandbox), Some(links.address.port_pattern(sandbox.id())))
-            });
-        let (urls, port_url) = urls.unwrap_or_default();
-        api::Sandbox { urls, port_url, ..convert::sandbox(sandbox) }
+        let Some(links) = &self.base.config.links else { return convert::sandbox(sandbox) };
+        let (address, id) = (&links.address, sandbox.id());
+        api::Sandbox {
+            urls: urls(address, &sandbox),
+            port_url: Some(address.port_pattern(id)),
+            access_url: Some(format!("{}/api/v1/sandbox/{id}", address.shared())),
+            access_token: Some(links.key.traffic_token(id)),
+            ..convert::sandbox(sandbox.clone())
+        }
     }
 
     /// A link that opens one port of a sandbox for a while.

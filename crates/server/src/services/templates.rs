@@ -37,6 +37,18 @@ impl Services {
         Ok(convert::template(self.recipe(&caller.tenant, name, version).await?))
     }
 
+    /// Makes the recipe of an earlier version the newest again.
+    pub async fn roll_template_back(
+        &self,
+        caller: &Caller,
+        name: &str,
+        to: i64,
+    ) -> Result<api::Template, ServiceError> {
+        let spec = self.recipe(&caller.tenant, name, Some(to)).await?.spec;
+        let now = self.base.world.now();
+        Ok(convert::template(self.base.templates.put_template(&caller.tenant, name, &spec, now).await?))
+    }
+
     /// A tenant's template, or the built-in one where the tenant has none of that name. A built-in one is version 0.
     pub(super) async fn recipe(
         &self,
