@@ -8,6 +8,7 @@ pub mod host;
 pub mod http;
 pub mod on_cluster;
 pub mod place;
+pub mod python;
 pub mod registry;
 pub mod runner;
 pub mod server;

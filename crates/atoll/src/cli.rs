@@ -2,11 +2,13 @@
 
 mod cluster;
 mod families;
+mod mcp;
 mod operator;
 mod serve;
 
 pub use cluster::DriverKind;
 pub use families::{Images, Keys, Role, Templates, Volumes};
+pub use mcp::Mcp;
 pub use operator::Operator;
 pub use serve::{Executor, Kata, LogFormat, Registries, Serve, ServerRole};
 
@@ -121,6 +123,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Print the version of the server
     Version,
+    /// Give AI agents sandboxes as tools, by the Model Context Protocol: over standard input and output, or HTTP
+    #[command(after_help = MCP_HELP)]
+    Mcp(Mcp),
     /// Serve sandboxes from this machine, which needs root, or from a Kubernetes cluster
     #[command(after_help = SERVE_HELP)]
     Serve(Box<Serve>),
@@ -164,6 +169,10 @@ const EXIT_CODES: &str = "Exit code: the program's; 128 + N when signal N ended 
 const SERVE_HELP: &str = "The admin key is made at the first start, in admin.key in the data directory. Sandboxes run on \
                           when the server ends, and the next one finds them. ATOLL_LOG chooses what is logged, e.g. \
                           debug or atoll_local=debug.";
+
+const MCP_HELP: &str = "An agent's own sandbox is made when it first uses one, and removed when its session ends. Over HTTP every \
+                        request shows ATOLL_MCP_TOKEN as `Authorization: Bearer`; clients of protocols without sessions share \
+                        one sandbox.";
 
 const CP_HELP: &str = "One side is SANDBOX:PATH. Write ./a:b for a file on this machine whose name has a colon. A folder \
                        that exists takes things in under their own name; FOLDER/. is what is in FOLDER.";

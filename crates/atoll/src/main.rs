@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod config;
 mod failure;
+mod mcp;
 mod operator;
 mod output;
 mod places;
@@ -74,6 +75,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
             block_on(Builder::new_multi_thread(), serve::serve(*args)).map(done)
         }
         Command::Operator(args) => block_on(Builder::new_multi_thread(), operator::operator(*args)).map(done),
+        Command::Mcp(args) => block_on(Builder::new_current_thread(), mcp::mcp(&cli.global, args)).map(done),
         command => block_on(Builder::new_current_thread(), commands::run(cli.global, command)),
     }
 }

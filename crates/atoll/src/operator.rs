@@ -11,7 +11,7 @@ use crate::{
 
 /// `atoll operator`
 pub async fn operator(args: Operator) -> Result<(), Failure> {
-    logging::begin(args.log_format);
+    logging::begin(args.log_format, "info");
     let _ = rustls::crypto::ring::default_provider().install_default();
     let key = Arc::new(agent_key::read(&args.agent_key)?);
     let client = atoll_kube::cluster::connect().await;

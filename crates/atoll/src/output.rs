@@ -30,6 +30,11 @@ pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "atoll: {line}");
 }
 
+/// One line to standard error that is no complaint.
+pub fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Asks the person at the terminal before something is done that cannot be undone. Where nobody would see the question or
 /// could answer it, nothing is waited for.
 pub fn confirm(what: &str) -> Result<(), Failure> {

@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// `atoll serve`
 pub async fn serve(args: Serve) -> Result<(), Failure> {
     may_listen(&args)?;
-    logging::begin(args.log_format);
+    logging::begin(args.log_format, "info");
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = config(&args)?;
     let stop = asked_to_stop()?;

@@ -40,18 +40,22 @@
 //! ```
 
 mod client;
+mod code;
 mod error;
 mod exec;
 mod files;
 mod interactive;
+mod ports;
 mod sandboxes;
 mod sse;
 mod system;
 
 pub use atoll_proto::api;
 pub use client::{Client, Config};
+pub use code::{CodeEvent, RunCode};
 pub use error::Error;
 pub use files::{Download, Files, body_of};
 pub use interactive::{Exit, Input, Output, Outputs};
-pub use reqwest::{Body, Url};
+pub use ports::SandboxPort;
+pub use reqwest::{Body, Method, Url};
 pub use sandboxes::{ListSandboxes, Sandbox, Sandboxes};

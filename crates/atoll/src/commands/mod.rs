@@ -72,6 +72,7 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         | Command::Exec(_)
         | Command::Shell(_)
         | Command::Serve(_)
+        | Command::Mcp(_)
         | Command::InstallAgent { .. }
         | Command::Operator(_)
         | Command::AgentKey { .. }

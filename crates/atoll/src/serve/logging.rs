@@ -8,9 +8,9 @@ use crate::cli::LogFormat;
 /// What is logged at which level, e.g. `info` or `atoll_local=debug`.
 const VARIABLE: &str = "ATOLL_LOG";
 
-/// Begins to log to standard error.
-pub fn begin(format: LogFormat) {
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+/// Begins to log to standard error, what is of this level unless the environment says otherwise.
+pub fn begin(format: LogFormat, usual: &str) {
+    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(usual));
     let human = match format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Human => true,
