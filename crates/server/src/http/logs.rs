@@ -37,7 +37,8 @@ struct LogEvent {
     params(("id" = String, Path, description = "Id of the sandbox"),
         ("tail" = Option<u64>, Query, description = "Only the last so many bytes; 1 MiB when absent"),
         ("follow" = Option<bool>, Query, description = "Go on with what comes")),
-    responses((status = 200, body = Logs), (status = 404, body = ErrorBody)))]
+    responses((status = 200, description = "As text alone where that is asked for, and where it is followed",
+        content((Logs = "application/json"), (String = "text/plain"))), (status = 404, body = ErrorBody)))]
 pub async fn logs(
     State(services): State<Arc<Services>>,
     caller: Caller,

@@ -14,6 +14,7 @@ mod interactive;
 mod keys;
 mod links;
 mod logs;
+mod refusals;
 mod router;
 mod sandboxes;
 mod sse;

@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     archive, auth, dialects, docs, error::plain, exec, files, form, images, interactive, keys, links, logs,
-    sandboxes, system, templates, volumes,
+    refusals, sandboxes, system, templates, volumes,
 };
 use crate::{
     request_id,
@@ -89,13 +89,14 @@ fn description() -> OpenApi {
 /// The API's description, OpenAPI 3.1, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let (_, api) = OpenApiRouter::with_openapi(description())
+    let (_, mut api) = OpenApiRouter::with_openapi(description())
         .nest("/api/v1", api())
         .merge(dialects::kata::api())
         .merge(dialects::per_user::api())
         .merge(dialects::e2b::api())
         .merge(dialects::e2b::signed())
         .split_for_parts();
+    refusals::describe(&mut api);
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
