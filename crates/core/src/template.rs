@@ -184,11 +184,15 @@ pub const DESKTOP: &str = "desktop";
 /// Name of the built-in template whose sandboxes run code for clients of the code interpreter.
 pub const CODE: &str = "code-interpreter-v1";
 
+/// Name of the built-in template of a desktop whose clients start it themselves. [`DESKTOP`] is another: that of a user.
+pub const BARE_DESKTOP: &str = "desktop-e2b";
+
 /// The name of the built-in template that clients of E2B mean by a name of theirs.
 #[must_use]
 pub fn meant_by_e2b(name: &str) -> &str {
     match name {
         "code-interpreter" => CODE,
+        DESKTOP => BARE_DESKTOP,
         other => other,
     }
 }
@@ -201,6 +205,7 @@ pub fn builtin(name: &str) -> Option<TemplateSpec> {
         EXECUTOR => Some(executor()),
         DESKTOP => Some(desktop()),
         CODE => Some(code()),
+        BARE_DESKTOP => Some(TemplateSpec { image: "desktop".into(), ..TemplateSpec::default() }),
         _ => None,
     }
 }
@@ -330,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_is_built_in_is_a_template() {
-        for name in [BASE, EXECUTOR, DESKTOP, CODE, meant_by_e2b("code-interpreter")] {
+        for name in [BASE, EXECUTOR, DESKTOP, CODE, meant_by_e2b("code-interpreter"), meant_by_e2b(DESKTOP)] {
             builtin(name).unwrap().check().unwrap();
         }
         assert_eq!(builtin("no-such"), None);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds a root file system from Debian packages and writes it to standard output as a tar archive. Runs in its own
 # mount and process namespaces, so that nothing of it outlives it.
-#   build.sh mmdebstrap|debootstrap|overlay SUITE PACKAGES    in a directory with the files that are made for the build:
+#   build.sh mmdebstrap|debootstrap|overlay SUITE PACKAGES OPTIONAL    in a directory with the files that are made for the build:
 #   sources.list (for the build), image.list (for the image), apt.conf, dpkg.cfg, keyrings/, recipe.sh, files/ (as they are
 #   to lie in the image), name (of the recipe), mirror, keyring, lowers (for overlay: the layers that it adds to)
 set -eu
@@ -69,7 +69,7 @@ with_debootstrap() {
         mkdir -p "$root/etc/ssl/certs"
         cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
     fi
-    install_in "$root" "$2"
+    install_in "$root" "$2" ""
     finish "$root"
     umount "$root/proc"
     pack "$root"
@@ -86,8 +86,12 @@ install_in() {
     export DEBIAN_FRONTEND=noninteractive
     chroot "$1" apt-get update >&2
     chroot "$1" apt-get -y --no-install-recommends dist-upgrade >&2
-    # shellcheck disable=SC2046 # the names are to be split
-    chroot "$1" apt-get -y --no-install-recommends install $(echo "$2" | tr , ' ') >&2
+    packages=$(echo "$2" | tr , ' ')
+    for package in $(echo "$3" | tr , ' '); do
+        if chroot "$1" apt-cache show "$package" > /dev/null 2>&1; then packages="$packages $package"; fi
+    done
+    # shellcheck disable=SC2086 # the names are to be split
+    chroot "$1" apt-get -y --no-install-recommends install $packages >&2
 }
 
 pack() {
@@ -110,7 +114,7 @@ with_overlay() {
         mount --bind "/dev/$device" "$build/root/dev/$device"
     done
     ln -s /proc/self/fd "$build/root/dev/fd"
-    install_in "$build/root" "$1"
+    install_in "$build/root" "$1" "$2"
     umount -R "$build/root/dev"
     finish "$build/root"
     deletions
@@ -137,7 +141,7 @@ gone() {
 case "$1" in
     prepare | finish | gone) "$@" ;;
     mmdebstrap) with_mmdebstrap "$2" "$3" ;;
-    overlay) with_overlay "$3" ;;
+    overlay) with_overlay "$3" "$4" ;;
     debootstrap)
         keyring=$(cat "$build/keyring")
         with_debootstrap "$2" "$3"

@@ -275,7 +275,12 @@ impl BuildOutput {
             "--kill-child",
             "--mount-proc",
         ]);
-        command.arg(scratch.path().join("build.sh")).args([tool, suite, &recipe.packages.join(",")]);
+        command.arg(scratch.path().join("build.sh")).args([
+            tool,
+            suite,
+            &recipe.packages.join(","),
+            &recipe.optional.join(","),
+        ]);
         command
             .env_clear()
             .env("PATH", SEARCH_PATH)

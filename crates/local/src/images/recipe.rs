@@ -22,6 +22,11 @@ const CARRIED: &[Carried] = &[
         include_str!("../../../../images/code/recipe.toml"),
         beside!("code": "start", "ready", "main.py", "app.py", "contexts.py", "execution.py", "jupyter.py", "workers.py", "kernel/python.py", "kernel/atoll_charts.py", "kernel/atoll_display.py", "kernel/javascript.js", "kernel/cell.js", "kernel/bash.sh"),
     ),
+    (
+        "desktop",
+        include_str!("../../../../images/desktop/recipe.toml"),
+        beside!("desktop": "novnc_proxy", "xfwm4.xml", "firefox-policies.json"),
+    ),
 ];
 
 /// An image to be made from Debian packages.
@@ -39,6 +44,9 @@ pub struct Recipe {
     pub from: Option<String>,
     /// Packages besides those that every Debian has, or that are in the image before.
     pub packages: Vec<String>,
+    /// Packages that are left out where the machine's sources have none of that name; only on top of another image.
+    #[serde(default)]
+    pub optional: Vec<String>,
     /// Paths (with `*`) that are not unpacked from packages; a `!` in front keeps what an earlier one leaves out.
     #[serde(default)]
     pub trim: Vec<String>,
@@ -100,7 +108,8 @@ impl Recipe {
         if !is_local(&self.name) {
             return Err(format!("`{}` is not a name: lowercase letters, digits, `-` and `_`", self.name));
         }
-        if let Some(package) = self.packages.iter().find(|package| !is_package(package)) {
+        if let Some(package) = self.packages.iter().chain(&self.optional).find(|package| !is_package(package))
+        {
             return Err(format!("`{package}` is not the name of a package"));
         }
         if let Some(path) = self.trim.iter().find(|path| !is_pattern(path)) {
@@ -108,6 +117,9 @@ impl Recipe {
         }
         if let Some(image) = self.from.iter().find(|image| !is_local(image) || **image == self.name) {
             return Err(format!("it cannot add to `{image}`"));
+        }
+        if self.from.is_none() && !self.optional.is_empty() {
+            return Err(String::from("`optional` needs `from`: only there the sources can be asked first"));
         }
         if let Some(path) = self.files.keys().find(|path| !is_place(path)) {
             return Err(format!("`{path}` is not an absolute path"));
@@ -171,6 +183,8 @@ mod tests {
             ("'git'", "'git; rm'"),
             ("'git'", "'-o'"),
             ("[config]", "colour=1\n[config]"),
+            ("'git'", "'git']\noptional=['-o'"),
+            ("from='y'", "optional=['z']"),
             ("from='y'", "from='x'"),
             ("from='y'", "from='docker.io/y'"),
             ("'/f'", "'f'"),
