@@ -401,7 +401,7 @@ async fn the_log_is_read_in_pieces_and_by_level() {
 }
 
 #[tokio::test]
-async fn templates_are_found_listed_tagged_and_deleted() {
+async fn a_template_is_found_by_name_and_tag() {
     let bench = bench().await;
     let server = &bench.server;
     built(server, "web:v1", run(&["echo 1"])).await;
@@ -419,14 +419,21 @@ async fn templates_are_found_listed_tagged_and_deleted() {
     let (status, told) =
         server.post("/templates/tags", json!({"target": "web:v1", "tags": ["default", "web:Prod"]})).await;
     assert_eq!((status, &told["tags"]), (201, &json!(["default", "prod"])), "{told}");
-    let (_, second) = (built(server, "web", run(&["echo 2"])).await, ());
-    assert_eq!(second, ());
+    built(server, "web", run(&["echo 2"])).await;
     let image = |made: Value| made["sandboxID"].as_str().unwrap().to_owned();
     let [one, two] = [sandbox("web:prod").await.1, sandbox("web").await.1].map(image);
     let of =
         async |id: &str| server.get(&format!("/api/v1/sandboxes/{id}")).await.1["templateVersion"].clone();
     assert_eq!((of(&one).await, of(&two).await), (json!(1), json!(2)));
 
+}
+
+#[tokio::test]
+async fn tags_are_given_and_taken() {
+    let bench = bench().await;
+    let server = &bench.server;
+    built(server, "web:v1", run(&["echo 1"])).await;
+    server.post("/templates/tags", json!({"target": "web:v1", "tags": ["default", "prod"]})).await;
     let (_, tags) = server.get("/templates/web/tags").await;
     let names: Vec<_> = tags.as_array().unwrap().iter().map(|tag| tag["tag"].as_str().unwrap()).collect();
     assert_eq!(names, ["default", "prod", "v1"]);
@@ -445,8 +452,15 @@ async fn templates_are_found_listed_tagged_and_deleted() {
     assert_eq!(remove(json!({"name": "web", "tags": ["default"]})).await, 400);
     assert_eq!(remove(json!({"name": "web:v1", "tags": ["v1"]})).await, 400);
     assert_eq!(remove(json!({"name": "none", "tags": ["v1"]})).await, 404);
-    assert_eq!(sandbox("web:prod").await.0, 404);
+    assert_eq!(server.post("/v2/sandboxes", json!({"templateID": "web:prod"})).await.0, 404);
+}
 
+#[tokio::test]
+async fn templates_are_listed_and_deleted() {
+    let bench = bench().await;
+    let server = &bench.server;
+    built(server, "web", run(&["echo 1"])).await;
+    built(server, "web", run(&["echo 2"])).await;
     let (_, listed) = server.get("/templates").await;
     let web = listed.as_array().unwrap().iter().find(|it| it["templateID"] == "web").unwrap().clone();
     assert_eq!((&web["buildCount"], &web["buildStatus"]), (&json!(2), &json!("ready")), "{web}");
