@@ -73,12 +73,13 @@ impl Layer {
 pub async fn work(services: Arc<Services>, caller: Caller, build: Build, plan: Plan, spool: Spool) {
     let limit = services.base.config.limits.build_for;
     let journal = Arc::new(Journal::new(services.base.clone(), build.id.clone()));
-    let alive = stay_alive(services.clone(), build.clone(), journal.clone());
+    // A task of its own: it must not wait for what the build waits for.
+    let mut alive = tokio::spawn(stay_alive(services.clone(), build.clone(), journal.clone()));
     let until = Instant::now() + limit;
     let mut work = Work { services, caller, build, plan, spool, journal, stage: None, until };
     let ended = tokio::select! {
         ended = work.template() => ended,
-        lost = alive => Err(lost),
+        lost = &mut alive => Err(lost.unwrap_or_else(|error| Failure::new(error.to_string()))),
         () = tokio::time::sleep_until(until) => {
             Err(Failure::new(format!("the build took longer than {} s", limit.as_secs())))
         }
@@ -87,6 +88,7 @@ pub async fn work(services: Arc<Services>, caller: Caller, build: Build, plan: P
         stage.close().await;
     }
     work.end(ended).await;
+    alive.abort();
 }
 
 /// Says that the build is worked on, and writes its log. Ends when nobody wants it any more.

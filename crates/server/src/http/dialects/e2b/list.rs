@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{shape::E2bError, types::ListedSandbox};
 use crate::{
     http::{error::Answer, extract::Query},
-    services::{Services, access::Caller, error::ServiceError},
+    services::{Services, access::Caller, builds::LABEL, error::ServiceError},
 };
 
 /// Carries the token of the next page.
@@ -39,7 +39,8 @@ pub async fn list_v1(
     let mut ask = Asked::read(&caller, &Query::default())?;
     ask.among.metadata = metadata(query.get("metadata"));
     ask.among.phases = RUNNING.to_vec();
-    let all = services.all(&caller, ask.among).await?;
+    let mut all = services.all(&caller, ask.among).await?;
+    all.retain(|it| !works_for_build(it));
     Ok(Json(all.into_iter().map(ListedSandbox::of).collect()))
 }
 
@@ -116,10 +117,16 @@ impl Asked {
             false => Position::of(it) > *after,
         };
         let of = |name: &String| it.spec.template.as_ref() == Some(name) || it.spec.image == *name;
-        self.after.as_ref().is_none_or(beyond)
+        !works_for_build(it)
+            && self.after.as_ref().is_none_or(beyond)
             && self.started_after.is_none_or(|at| it.spec.created_at > at)
             && self.template.as_ref().is_none_or(of)
     }
+}
+
+/// Sandboxes in which templates are built are nobody's.
+fn works_for_build(it: &Sandbox) -> bool {
+    it.spec.labels.contains_key(LABEL)
 }
 
 fn phases(query: &Query) -> Result<Vec<Phase>, ServiceError> {
