@@ -425,7 +425,6 @@ async fn a_template_is_found_by_name_and_tag() {
     let of =
         async |id: &str| server.get(&format!("/api/v1/sandboxes/{id}")).await.1["templateVersion"].clone();
     assert_eq!((of(&one).await, of(&two).await), (json!(1), json!(2)));
-
 }
 
 #[tokio::test]
