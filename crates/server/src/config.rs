@@ -176,7 +176,7 @@ impl Default for Limits {
             idempotency_for: Duration::from_secs(24 * 60 * 60),
             key_cache_for: Duration::from_secs(10),
             ready_for: Duration::from_secs(50),
-            builds_at_once: 4,
+            builds_at_once: 20,
             build_for: Duration::from_secs(60 * 60),
             build_ready_for: Duration::from_secs(5 * 60),
             upload: 2 << 30,

@@ -136,12 +136,12 @@ impl Work {
             }
         };
         let base = &self.services.base;
-        let written = async {
-            // The log first: whoever sees that it is over reads all of it.
-            self.journal.flush().await?;
-            base.store.end_build(&self.build.tenant, &self.build.id, &state, base.world.now()).await
-        };
-        match written.await {
+        // The log first: whoever sees that it is over reads all of it.
+        if let Err(error) = self.journal.flush().await {
+            tracing::warn!(build = self.build.id, %error, "the end of a build's log is lost");
+        }
+        let (tenant, id) = (&self.build.tenant, &self.build.id);
+        match base.store.end_build(tenant, id, &state, base.world.now()).await {
             Ok(true) => tracing::info!(build = self.build.id, state = state.name(), "a build ended"),
             Ok(false) => tracing::info!(build = self.build.id, "a build ended that nobody wants any more"),
             Err(error) => {
