@@ -1,5 +1,6 @@
 //! What all services of the agent share. Wires nothing and decides little: users, working directories, stopping.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct App {
     pub cpu: CpuMeter,
     pub boot_id: String,
     pub started_at_ms: u64,
+    /// Whether everything but the agent is stopped.
+    pub frozen: AtomicBool,
     /// Set once: the sandbox stops, with this much grace.
     pub stopping: watch::Sender<Option<Duration>>,
     start_command: Mutex<StartCommand>,
@@ -53,6 +56,7 @@ impl App {
             cpu: CpuMeter::default(),
             boot_id: random_hex(),
             started_at_ms: now_ms(),
+            frozen: AtomicBool::new(false),
             stopping: watch::Sender::new(None),
             start_command: Mutex::default(),
         })

@@ -35,6 +35,8 @@ pub enum ApiError {
     Busy(String),
     #[error("{0}")]
     NotTrusted(String),
+    #[error("the sandbox rests")]
+    Resting,
     #[error("nothing listens on port {0}")]
     PortClosed(u16),
 }
@@ -55,7 +57,7 @@ impl ApiError {
             Self::File { error, .. } => file_code(error),
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::Busy(_) => ErrorCode::ResourceExhausted,
-            Self::PortClosed(_) => ErrorCode::Unavailable,
+            Self::PortClosed(_) | Self::Resting => ErrorCode::Unavailable,
         }
     }
 

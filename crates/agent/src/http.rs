@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use atoll_proto::agent::{AWAKE_ONLY_HEADER, RESTING_HEADER};
 use atoll_proto::sign::{RequestVerifier, SIGNATURE_HEADER};
 use bytes::Bytes;
 use connectrpc::ConnectRpcService;
@@ -87,7 +89,7 @@ impl Server {
     }
 
     async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {
-        let result = match self.trust(&request) {
+        let result = match self.trust(&request).and_then(|()| self.answers(&request)) {
             _ if self.executor => executor::answer(&self.app, request).await,
             Ok(()) => self.route(request).await,
             Err(error) => Err(error),
@@ -105,6 +107,12 @@ impl Server {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let trusted = verifier.verify(now_ms(), signature, request.method().as_str(), target);
         trusted.map_err(|error| ApiError::NotTrusted(error.to_string()))
+    }
+
+    /// A frozen sandbox is not for those who may not wake it.
+    fn answers(&self, request: &Request<Incoming>) -> Result<(), ApiError> {
+        let only_awake = request.headers().contains_key(AWAKE_ONLY_HEADER);
+        if only_awake && self.app.frozen.load(Ordering::Relaxed) { Err(ApiError::Resting) } else { Ok(()) }
     }
 
     async fn route(&mut self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
@@ -190,7 +198,11 @@ fn failure(error: &ApiError) -> Response<Body> {
         "error_code": error.name(),
         "message": error.to_string(),
     });
-    json(status, &body)
+    let mut response = json(status, &body);
+    if matches!(error, ApiError::Resting) {
+        response.headers_mut().insert(RESTING_HEADER, header::HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// A body that is there at once.

@@ -142,6 +142,20 @@ async fn the_clients_deadline_ends_stream_and_process() {
     eventually("it is gone", async || !lives(seen.pid)).await;
 }
 
+/// A command that goes with its sandbox has no end of its own.
+#[tokio::test]
+async fn a_stop_ends_streams_and_not_commands() {
+    let agent = Sandbox::start();
+    let mut stream = agent.process().await.start(bash("echo begun; sleep 61")).await.unwrap();
+    let mut seen = Seen::default();
+    follow!(stream, seen, |seen: &Seen| seen.text.contains("begun")).unwrap();
+    let request = atoll_proto::agent::v1::ShutdownRequest { grace_ms: Some(5000), ..Default::default() };
+    agent.agent().await.shutdown(request).await.unwrap();
+    let error = follow!(stream, seen, |_: &Seen| false).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Unavailable);
+    assert!(seen.end.is_none());
+}
+
 #[tokio::test]
 async fn a_terminal_is_typed_at_and_resized() {
     let agent = Sandbox::start();

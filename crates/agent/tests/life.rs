@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use atoll_proto::agent::v1::start_command::State;
 use atoll_proto::agent::v1::*;
+use atoll_proto::agent::{AWAKE_ONLY_HEADER, RESTING_HEADER};
 use atoll_proto::init::AgentConfig;
 use atoll_proto::sign::{RequestSigner, SIGNATURE_HEADER};
 use bytes::Bytes;
@@ -127,8 +128,18 @@ async fn everything_can_be_frozen_and_thawed() {
     let frozen = count();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(count(), frozen);
+    // Whoever may not wake it is told that it rests; everybody else is answered.
+    let asked = |header: Option<&str>| {
+        let request = http::Request::get("/health").header("host", "a");
+        let request = header.into_iter().fold(request, |request, name| request.header(name, "1"));
+        agent.http(request.body(http_body_util::Full::default()).unwrap())
+    };
+    let refused = asked(Some(AWAKE_ONLY_HEADER)).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key(RESTING_HEADER)), (503, true));
+    assert_eq!(asked(None).await.status().as_u16(), 204);
     client.thaw(ThawRequest::default()).await.unwrap();
     eventually("it counts again", async || count() != frozen && !count().is_empty()).await;
+    assert_eq!(asked(Some(AWAKE_ONLY_HEADER)).await.status().as_u16(), 204);
 }
 
 #[tokio::test]

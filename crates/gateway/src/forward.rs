@@ -7,7 +7,10 @@ use atoll_core::{
     id::SandboxId,
     sandbox::PORT_MARK,
 };
-use atoll_proto::sign::SIGNATURE_HEADER;
+use atoll_proto::{
+    agent::{AWAKE_ONLY_HEADER, RESTING_HEADER},
+    sign::SIGNATURE_HEADER,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -49,6 +52,8 @@ pub struct Way {
     pub port: u16,
     /// What the application there is to see as `Host`, unless it is what was asked for.
     pub mask_host: Option<String>,
+    /// Whether the request may wake it.
+    pub wakes: bool,
     /// Whether it ran when the request came.
     pub runs: bool,
     /// Whether it must be started: what listens there will take a moment.
@@ -174,6 +179,10 @@ impl Inner {
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = parts.uri.clone();
         *request.headers_mut() = parts.headers.clone();
+        if way.is_to_agent() && !way.wakes {
+            // It may have come to rest just now, elsewhere, and its agent knows.
+            request.headers_mut().insert(AWAKE_ONLY_HEADER, HeaderValue::from_static("1"));
+        }
         let signer = way.is_to_agent().then(|| self.driver.agent_signer(&way.id)).flatten();
         if let Some(sign) = signer {
             let now = u64::try_from((self.clock)().as_millisecond()).unwrap_or_default();
@@ -198,6 +207,9 @@ impl Inner {
             tracing::debug!(sandbox = %way.id, port = way.port, %error, "no answer");
             Refusal::NoAnswer(way.port)
         })?;
+        if way.is_to_agent() && response.headers().contains_key(RESTING_HEADER) {
+            return Err(Refusal::Resting);
+        }
         settle(&mut response);
         let ending = way.ending(&response);
         Ok(response.map(|body| Body::streamed(body, pulse, lease, ending)))

@@ -343,7 +343,14 @@ fn way(known: &Known, port: u16, mask_host: Option<String>) -> Result<Way, Refus
         return Err(Refusal::Resting);
     }
     let starts = matches!(known.phase, Phase::Stopped | Phase::Creating);
-    Ok(Way { id: known.id.clone(), port, mask_host, runs: known.phase == Phase::Running, starts })
+    Ok(Way {
+        id: known.id.clone(),
+        port,
+        mask_host,
+        wakes: known.wakes,
+        runs: known.phase == Phase::Running,
+        starts,
+    })
 }
 
 fn is_to_agent(route: &Route) -> bool {

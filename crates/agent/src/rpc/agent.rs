@@ -1,6 +1,7 @@
 //! `atoll.agent.v1.Agent`: the sandbox as a whole.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use atoll_proto::agent::v1::start_command::State;
@@ -78,6 +79,7 @@ impl Agent for AgentService {
         _context: RequestContext,
         _request: ServiceRequest<'_, FreezeRequest>,
     ) -> ServiceResult<FreezeResponse> {
+        self.0.frozen.store(true, Ordering::Relaxed);
         procfs::signal_everything(Signal::STOP);
         Response::ok(FreezeResponse::default())
     }
@@ -88,6 +90,7 @@ impl Agent for AgentService {
         _request: ServiceRequest<'_, ThawRequest>,
     ) -> ServiceResult<ThawResponse> {
         procfs::signal_everything(Signal::CONT);
+        self.0.frozen.store(false, Ordering::Relaxed);
         Response::ok(ThawResponse::default())
     }
 }

@@ -127,11 +127,11 @@ impl Process for ProcessService {
             kill_at_deadline: false,
             _held: (None, None),
         };
-        let responses = events(follow).filter_map(|event| async move {
-            Some(match event {
-                Ok(event) => Ok(ConnectResponse { event: wire(event)?.into(), ..Default::default() }),
-                Err(error) => Err(error),
-            })
+        let app = Arc::clone(&self.0);
+        let responses = events(follow).filter_map(move |event| {
+            let told = told(&app, event);
+            let response = |event| ConnectResponse { event: Some(event).into(), ..Default::default() };
+            async move { told.map(|event| event.map(response)) }
         });
         Response::stream_ok(responses)
     }
@@ -151,11 +151,11 @@ impl Process for ProcessService {
             kill_at_deadline: true,
             _held: (None, None),
         };
-        let responses = events(follow).filter_map(|event| async move {
-            Some(match event {
-                Ok(event) => Ok(StartResponse { event: wire(event)?.into(), ..Default::default() }),
-                Err(error) => Err(error),
-            })
+        let app = Arc::clone(&self.0);
+        let responses = events(follow).filter_map(move |event| {
+            let told = told(&app, event);
+            let response = |event| StartResponse { event: Some(event).into(), ..Default::default() };
+            async move { told.map(|event| event.map(response)) }
         });
         Response::stream_ok(responses)
     }
@@ -238,6 +238,17 @@ fn info(process: &Running) -> ProcessInfo {
         pid: process.pid.unsigned_abs(),
         tag: description.tag.clone(),
         ..Default::default()
+    }
+}
+
+/// What a follower is told of an event. A command that ends with its sandbox has no end of its own to tell.
+fn told(app: &App, event: Result<Event, ConnectError>) -> Option<Result<ProcessEvent, ConnectError>> {
+    match event {
+        Ok(Event::Exit(exit)) if exit.signal.is_some() && app.stopping.borrow().is_some() => {
+            Some(Err(ConnectError::unavailable("the sandbox is being stopped")))
+        }
+        Ok(event) => wire(event).map(Ok),
+        Err(error) => Some(Err(error)),
     }
 }
 

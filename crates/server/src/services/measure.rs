@@ -1,4 +1,5 @@
-//! What a sandbox uses now, as its agent measures it. What it says is a hint: nothing is decided by it.
+//! What a sandbox uses now, as its agent measures it, and the driver, where it counts. What an agent says is a hint: nothing
+//! is decided by it.
 
 use atoll_core::sandbox::Sandbox;
 use http::Request;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Services, error::ServiceError};
 
-/// Longest answer of an agent: nine numbers and their names.
+/// Longest answer of an agent: ten numbers and their names.
 const LONGEST: usize = 4096;
 
 /// One measurement; sizes are bytes.
@@ -26,7 +27,7 @@ pub struct Measured {
     pub memory_total: u64,
     /// Memory that caches files.
     pub memory_cache: u64,
-    /// Disk in use.
+    /// Disk in use; 0 where that is not counted.
     pub disk_used: u64,
     /// Its limit.
     pub disk_total: u64,
@@ -38,7 +39,6 @@ struct Said {
     cpu_used_pct: f64,
     mem_used: u64,
     mem_cache: u64,
-    disk_used: u64,
 }
 
 impl Services {
@@ -52,11 +52,13 @@ impl Services {
         let body = Limited::new(answer.into_body(), LONGEST).collect().await;
         let bytes = body.map_err(|error| silent(error.to_string()))?.to_bytes();
         let said: Said = serde_json::from_slice(&bytes).map_err(|error| silent(error.to_string()))?;
-        Ok(self.measured(sandbox, &said))
+        // An agent would tell of its node's disk.
+        let disk_used = self.base.driver.usage(sandbox.id()).await?.disk.unwrap_or_default();
+        Ok(self.measured(sandbox, &said, disk_used))
     }
 
     /// Limits are those that are enforced outside.
-    fn measured(&self, sandbox: &Sandbox, said: &Said) -> Measured {
+    fn measured(&self, sandbox: &Sandbox, said: &Said, disk_used: u64) -> Measured {
         let limits = &sandbox.spec.limits;
         Measured {
             at: self.base.world.now(),
@@ -65,7 +67,7 @@ impl Services {
             memory_used: said.mem_used,
             memory_total: limits.memory.0,
             memory_cache: said.mem_cache,
-            disk_used: said.disk_used,
+            disk_used,
             disk_total: limits.disk.0,
         }
     }
