@@ -101,8 +101,9 @@ class Run {
       const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`still at it after ${patience / 1000} s`)), patience)))
       await Promise.race([run(kit), late])
     } catch (error) {
-      status = error instanceof check.Skip ? 'skipped' : 'failed'
-      reason = status === 'skipped' ? error.message : describe(error)
+      const lack = lacked(area, error)
+      status = error instanceof check.Skip || lack ? 'skipped' : 'failed'
+      reason = lack ?? (status === 'skipped' ? error.message : describe(error))
     }
     clearTimeout(timer)
     await kit.clean()
@@ -114,10 +115,14 @@ class Run {
     const offered = [...this.classes].flatMap(([cls, { members }]) => [...members].map((name) => `${cls}.${name}`))
     const missing = offered.filter((name) => !this.called.has(name))
     const unexcused = missing.filter((name) => !(name in METHODS))
-    this.tell('methods', 'every_method', unexcused.length ? 'failed' : 'passed', unexcused.length ? `never called: ${unexcused.join(', ')}` : '')
+    const status = LACKS.length ? 'skipped' : 'failed'
+    this.tell('methods', 'every_method', unexcused.length ? status : 'passed', unexcused.length ? `never called: ${unexcused.join(', ')}` : '')
     for (const name of missing) if (name in METHODS) this.tell('methods', name, 'skipped', METHODS[name])
   }
 }
+
+// Areas of which the target may say that it does not have them (501); of any other, and without this, that is a failure.
+const LACKS = (process.env.CONFORMANCE_LACKS ?? '').split(' ').filter(Boolean)
 
 const REAL = Symbol('what a stand-in stands for')
 
@@ -188,6 +193,12 @@ class Kit {
     }
     throw new check.Failure(`wanted ${wanted.name}, got the result ${check.short(result)}`)
   }
+}
+
+/** What the target says that it lacks, where it may. */
+function lacked(area, error) {
+  const found = LACKS.includes(area) && String(error?.message ?? error).match(/501: (.*)/)
+  return found ? `the server says: ${found[1]}` : undefined
 }
 
 /** The error and the line of the scenario that it came to. */
