@@ -11,7 +11,7 @@ use crate::{
     error::Invalid,
     id::{SandboxId, SnapshotId},
     quantity::Bytes,
-    sandbox::SandboxSpec,
+    sandbox::{Limits, SandboxSpec},
 };
 
 /// What an image reference begins with that names a snapshot.
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub size: Option<Bytes>,
     /// The image below, as its source named it; never a snapshot.
     pub image: String,
+    /// What its source had.
+    pub limits: Limits,
     /// How its sandboxes run.
     pub defaults: Defaults,
 }
@@ -150,6 +152,7 @@ impl NewSnapshot {
             created_at: self.at,
             size,
             image,
+            limits: source.limits,
             defaults,
         }
     }
@@ -166,6 +169,8 @@ pub struct SnapshotQuery {
     pub name: Option<String>,
     /// Only those with this key.
     pub key: Option<String>,
+    /// Only those without a key: what people took, and no program for itself.
+    pub keyless: bool,
     /// At most so many.
     pub limit: usize,
     /// Where the page before ended.
@@ -181,6 +186,7 @@ impl SnapshotQuery {
             && self.source.as_ref().is_none_or(|source| *source == snapshot.source)
             && self.name.as_ref().is_none_or(named)
             && (self.key.is_none() || self.key == snapshot.key)
+            && !(self.keyless && snapshot.key.is_some())
     }
 
     /// The page that this asks for, of all that there are.

@@ -19,6 +19,8 @@ use self::throttle::Device;
 const CPU_PERIOD_US: u64 = 100_000;
 /// How long all processes of a group may take to freeze.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After so many looks, a group that is not frozen yet is frozen anew.
+const FROZEN_ANEW: u32 = 50;
 /// How long a teardown waits for the kernel to let go of a group's last process, which may write a filesystem back.
 const LAST_BREATH: Duration = Duration::from_secs(60);
 /// Controllers that a sandbox is limited and counted by, under version 1.
@@ -223,14 +225,23 @@ impl Cgroups {
             (Layout::V2(_), true) => ("cgroup.freeze", "1"),
             (Layout::V2(_), false) => ("cgroup.freeze", "0"),
         };
+        let thawed = if self.version() == 1 { "THAWED" } else { "0" };
         write(&group.join(file), value)?;
         let deadline = Instant::now() + PATIENCE;
-        while self.is_frozen(name) != frozen {
+        for turn in 1_u32.. {
+            if self.is_frozen(name) == frozen {
+                break;
+            }
             if Instant::now() > deadline {
-                write(&group.join(file), if self.version() == 1 { "THAWED" } else { "0" })?;
+                write(&group.join(file), thawed)?;
                 return Err(CgroupError::Busy(group));
             }
             thread::sleep(Duration::from_micros(100));
+            // Under version 1 a group that forks all the time may stay half frozen until it is let go and frozen once more.
+            if self.version() == 1 && frozen && turn % FROZEN_ANEW == 0 {
+                write(&group.join(file), thawed)?;
+                write(&group.join(file), value)?;
+            }
         }
         Ok(())
     }

@@ -3,8 +3,10 @@
 
 mod btrfs;
 mod choice;
+mod copies;
 mod ext4;
 mod pool;
+mod snapshots;
 mod volumes;
 
 pub use choice::{Choice, Kind, MARK, Storage, choose, lacks_ext4};
@@ -65,6 +67,17 @@ pub enum DiskError {
         /// How much there is.
         free: Bytes,
     },
+    /// What a sandbox is to begin with does not fit into its disk.
+    #[error("its {wanted} of disk are too little for what the snapshot holds; ask for a larger `disk`")]
+    TooSmall {
+        /// How much it was to have.
+        wanted: Bytes,
+    },
+    /// What is on the disk of a running sandbox cannot be known.
+    #[error(
+        "the files of a sandbox of this runtime cannot be seen from outside while it runs; stop it first"
+    )]
+    Hidden,
     /// A data directory cannot change what it keeps files in.
     #[error(
         "{path} was made with {made} and stays so; leave --storage {asked} out, or name another --data, or `atoll destroy` \
@@ -119,13 +132,14 @@ impl Disk {
             Kind::Ext4 => usable_ext4()?,
         }
         choice::remember(data, kind)?;
-        for name in ["images", "sandboxes", "volumes"] {
+        for name in ["images", "sandboxes", "volumes", "snapshots"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(at(&path))?;
         }
         // What is a setuid program for the root inside would be one for the host's.
-        let volumes = root.join("volumes");
-        fs::set_permissions(&volumes, fs::Permissions::from_mode(0o700)).map_err(at(&volumes))?;
+        for path in ["volumes", "snapshots"].map(|name| root.join(name)) {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(at(&path))?;
+        }
         Ok(Self { root, kind })
     }
 

@@ -12,6 +12,7 @@ pub mod net;
 pub mod oci;
 mod process;
 mod record;
+mod snapshot;
 mod volume;
 
 pub use disk::{Kind as StorageKind, Storage};

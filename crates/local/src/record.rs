@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use atoll_core::{id::SandboxId, sandbox::Sandbox};
+use atoll_core::{
+    id::{SandboxId, SnapshotId},
+    sandbox::Sandbox,
+};
 
 use crate::{images::ImageConfig, process::Identity};
 
@@ -37,6 +40,12 @@ impl Record {
         self.group = None;
     }
 
+    /// Bytes of its files that are charged to others: those that came with a snapshot.
+    #[must_use]
+    pub fn shared(&self) -> u64 {
+        self.image.as_ref().and_then(|base| base.origin.as_ref()).map_or(0, |origin| origin.shared)
+    }
+
     /// Name of its control group.
     #[must_use]
     pub fn group(&self) -> &str {
@@ -53,6 +62,25 @@ pub struct Base {
     pub layers: Vec<PathBuf>,
     /// How it wants to be run.
     pub config: ImageConfig,
+    /// What runs from the start where the sandbox itself says nothing. Only snapshots have any.
+    #[serde(default)]
+    pub start_command: Option<Vec<String>>,
+    /// The snapshot that the sandbox's own files begin as, where it is made from one.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+}
+
+/// What a sandbox needs of the snapshot that it is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Which it is; it may be gone once the sandbox has run.
+    pub snapshot: SnapshotId,
+    /// The image below, by name.
+    pub image: String,
+    /// First of the ids that its files have on the disk, and those of its sandboxes for good.
+    pub stored_base: u32,
+    /// Bytes of it that are charged to others, not to the sandbox.
+    pub shared: u64,
 }
 
 /// The records of a data directory: `sandboxes/ID/record.json`.
@@ -121,6 +149,58 @@ impl Records {
             }
         }
         Ok(records)
+    }
+}
+
+/// Records of one kind in a directory of their own: `NAME.json` each.
+#[derive(Clone, Debug)]
+pub struct Files {
+    root: PathBuf,
+}
+
+impl Files {
+    /// Opens the directory, and makes it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(root: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&root)?;
+        Ok(Self { root })
+    }
+
+    /// Writes a record durably.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is still there then.
+    pub fn save(&self, name: &str, record: &impl Serialize) -> io::Result<()> {
+        replace(&self.root, name, &serde_json::to_vec(record)?, true).map(drop)
+    }
+
+    /// Forgets a record. Not to know it is fine.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.root.join(name).with_extension("json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::open(&self.root)?.sync_all(),
+        }
+    }
+
+    /// Every record. What was left of an unfinished one is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a record is damaged: that is named, and nothing is removed for it.
+    pub fn load<T: DeserializeOwned>(&self) -> io::Result<Vec<T>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            match path.extension() {
+                Some(kind) if kind == "json" => all.extend(read(&path)?),
+                _ => fs::remove_file(&path)?,
+            }
+        }
+        Ok(all)
     }
 }
 

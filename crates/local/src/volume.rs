@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use atoll_core::quantity::Bytes;
 
-use crate::record;
+use crate::record::Files;
 
 /// Whose a volume is and which of theirs: tenant, user, name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,9 +51,7 @@ pub struct VolumeRecord {
 
 /// The records of a data directory: `volumes/KEY.json`.
 #[derive(Clone, Debug)]
-pub struct VolumeRecords {
-    root: PathBuf,
-}
+pub struct VolumeRecords(Files);
 
 impl VolumeRecords {
     /// Opens the records, and makes their directory.
@@ -61,8 +59,7 @@ impl VolumeRecords {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(root: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&root)?;
-        Ok(Self { root })
+        Files::open(root).map(Self)
     }
 
     /// Writes a record durably.
@@ -70,8 +67,7 @@ impl VolumeRecords {
     /// # Errors
     /// When it cannot be written; the old one is still there then.
     pub fn save(&self, record: &VolumeRecord) -> io::Result<()> {
-        let bytes = serde_json::to_vec(record)?;
-        record::replace(&self.root, &record.key.file_name(), &bytes, true).map(drop)
+        self.0.save(&record.key.file_name(), record)
     }
 
     /// Forgets a volume. Not to know it is fine.
@@ -79,10 +75,7 @@ impl VolumeRecords {
     /// # Errors
     /// When the record cannot be removed.
     pub fn remove(&self, key: &Key) -> io::Result<()> {
-        match fs::remove_file(self.root.join(key.file_name()).with_extension("json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => fs::File::open(&self.root)?.sync_all(),
-        }
+        self.0.remove(&key.file_name())
     }
 
     /// Every record. What was left of an unfinished one is removed.
@@ -90,15 +83,7 @@ impl VolumeRecords {
     /// # Errors
     /// When the directory cannot be read, or a record is damaged: that is named, and nothing is removed for it.
     pub fn load(&self) -> io::Result<Vec<VolumeRecord>> {
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            match path.extension() {
-                Some(kind) if kind == "json" => all.extend(record::read(&path)?),
-                _ => fs::remove_file(&path)?,
-            }
-        }
-        Ok(all)
+        self.0.load()
     }
 }
 
@@ -111,6 +96,7 @@ pub fn root(data: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn record(owner: &str, name: &str) -> VolumeRecord {
         let key = Key { tenant: "default".into(), owner: owner.into(), name: name.into() };

@@ -87,6 +87,7 @@ impl Suite<'_> {
             (SnapshotQuery { name: Some("work:v2".into()), ..all() }, false),
             (SnapshotQuery { key: Some("k".into()), ..all() }, true),
             (SnapshotQuery { key: Some("l".into()), ..all() }, false),
+            (SnapshotQuery { keyless: true, ..all() }, false),
         ] {
             let found = self.found(query.clone()).await;
             assert_eq!(found.contains(&taken.id), is_there, "{query:?}");

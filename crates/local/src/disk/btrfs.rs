@@ -5,6 +5,9 @@ use std::{fs::File, io, os::fd::AsRawFd, path::Path};
 
 const MAGIC: u32 = 0x94;
 const NAME_MAX: usize = 4087;
+const SNAPSHOT_NAME_MAX: usize = 4039;
+/// Of a snapshot that nobody may write.
+const READ_ONLY: u64 = 2;
 /// Simple quotas charge a block to whoever wrote it, without scanning back references; Linux 6.7.
 const ENABLE_SIMPLE: u64 = 4;
 const ENABLE: u64 = 1;
@@ -25,6 +28,7 @@ const SUBVOL_CREATE: u64 = request(WRITE, 14, size_of::<VolArgs>());
 const SNAP_DESTROY: u64 = request(WRITE, 15, size_of::<VolArgs>());
 const TREE_SEARCH: u64 = request(WRITE | READ, 17, size_of::<SearchArgs>());
 const INO_LOOKUP: u64 = request(WRITE | READ, 18, size_of::<LookupArgs>());
+const SNAP_CREATE: u64 = request(WRITE, 23, size_of::<SnapshotArgs>());
 const QUOTA_CTL: u64 = request(WRITE | READ, 40, size_of::<QuotaArgs>());
 const QGROUP_LIMIT: u64 = request(READ, 43, size_of::<LimitArgs>());
 
@@ -32,6 +36,15 @@ const QGROUP_LIMIT: u64 = request(READ, 43, size_of::<LimitArgs>());
 struct VolArgs {
     fd: i64,
     name: [u8; NAME_MAX + 1],
+}
+
+#[repr(C)]
+struct SnapshotArgs {
+    fd: i64,
+    transaction: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; SNAPSHOT_NAME_MAX + 1],
 }
 
 #[repr(C)]
@@ -81,10 +94,17 @@ fn ioctl<T>(file: &File, request: u64, argument: &mut T) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Writes a name so that a NUL is behind it.
+fn put_name(name: &str, into: &mut [u8]) -> io::Result<()> {
+    let most = into.len() - 1;
+    let place = into.get_mut(..name.len()).filter(|place| place.len() <= most);
+    place.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?.copy_from_slice(name.as_bytes());
+    Ok(())
+}
+
 fn vol_args(name: &str) -> io::Result<VolArgs> {
     let mut args = VolArgs { fd: 0, name: [0; NAME_MAX + 1] };
-    let place = args.name.get_mut(..name.len()).filter(|place| place.len() <= NAME_MAX);
-    place.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?.copy_from_slice(name.as_bytes());
+    put_name(name, &mut args.name)?;
     Ok(args)
 }
 
@@ -107,6 +127,17 @@ pub fn enable_quota(root: &Path) -> io::Result<()> {
 /// Makes an empty subvolume `name` in `parent`.
 pub fn create_subvolume(parent: &Path, name: &str) -> io::Result<()> {
     ioctl(&File::open(parent)?, SUBVOL_CREATE, &mut vol_args(name)?)
+}
+
+/// Makes `name` in `parent` what the subvolume `source` is now: whatever was written to it before is in it. It is on the
+/// disk when this returns.
+pub fn snapshot(source: &Path, parent: &Path, name: &str, read_only: bool) -> io::Result<()> {
+    let source = File::open(source)?;
+    let flags = if read_only { READ_ONLY } else { 0 };
+    let (fd, no_name) = (source.as_raw_fd().into(), [0; SNAPSHOT_NAME_MAX + 1]);
+    let mut args = SnapshotArgs { fd, transaction: 0, flags, unused: [0; 4], name: no_name };
+    put_name(name, &mut args.name)?;
+    ioctl(&File::open(parent)?, SNAP_CREATE, &mut args)
 }
 
 /// Removes a subvolume with all that is in it; its blocks are given back in the background.

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use atoll_core::quantity::Bytes;
 
-use super::{DiskError, at, free, missing, run, set_aside};
+use super::{DiskError, at, copies, free, missing, run, set_aside};
 
 /// What stays free for the machine, and for records and logs.
 const RESERVE: Bytes = Bytes::GIB;
@@ -37,6 +37,57 @@ pub fn make(path: &Path, size: Bytes) -> Result<(), DiskError> {
         let _ = fs::remove_file(path);
     }
     made
+}
+
+/// Keeps what is in one as another file, which takes only the room of what was written, and mends that: the one may be
+/// mounted, where nobody writes to it and all was written back.
+///
+/// # Errors
+/// When there is no room, or what was copied is no sound filesystem; no file is left then.
+pub fn keep(from: &Path, to: &Path) -> Result<(), DiskError> {
+    let kept = copies::written(from).map_err(at(from)).and_then(|ranges| {
+        {
+            let _turn = turn();
+            room(to, copies::sum(&ranges))?;
+        }
+        copies::copy(from, to, &ranges).map_err(at(to))?;
+        check(to)
+    });
+    if kept.is_err() {
+        let _ = fs::remove_file(to);
+    }
+    kept
+}
+
+/// Makes a file of `size` that begins with what is in another one that nobody has mounted, all its room taken.
+///
+/// # Errors
+/// When there is no room, or what is in it does not fit; no file is left then.
+pub fn make_from(from: &Path, to: &Path, size: Bytes) -> Result<(), DiskError> {
+    let made = fill_from(from, to, size);
+    if made.is_err() {
+        let _ = fs::remove_file(to);
+    }
+    made
+}
+
+fn fill_from(from: &Path, to: &Path, size: Bytes) -> Result<(), DiskError> {
+    let had = Bytes(fs::metadata(from).map_err(at(from))?.len());
+    allocate(to, had.max(size))?;
+    let ranges = copies::written(from).map_err(at(from))?;
+    copies::copy(from, to, &ranges).map_err(at(to))?;
+    if had == size {
+        return Ok(());
+    }
+    check(to)?;
+    let blocks = format!("{}K", size.0 / 1024);
+    let resized = run("resize2fs", Command::new("resize2fs").arg(to).arg(blocks));
+    if had < size {
+        return resized;
+    }
+    resized.map_err(|_| DiskError::TooSmall { wanted: size })?;
+    let file = fs::File::options().write(true).open(to).map_err(at(to))?;
+    file.set_len(size.0).map_err(at(to))
 }
 
 /// Makes one larger that nobody has mounted; one that is as large stays. After a crash in between it is done again.

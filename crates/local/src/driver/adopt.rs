@@ -25,6 +25,9 @@ pub async fn adopt(inner: &Arc<Inner>) -> Result<(), OpenError> {
     for record in records {
         inner.slots().mark(record.slot);
         inner.shelf.hold(&record.sandbox);
+        if record.sandbox.phase == Phase::Creating && !record.populated {
+            inner.gallery.keep_for(&record.sandbox);
+        }
         let entry = Entry::new(record);
         inner.table.insert(&entry);
         entries.push(entry);
@@ -126,5 +129,6 @@ fn sweep(inner: &Inner) -> Result<(), DriverError> {
     for name in inner.disk.names().iter().filter(|name| !names.contains(name.as_str())) {
         inner.disk.remove(name).map_err(internal)?;
     }
-    inner.sweep_volumes()
+    inner.sweep_volumes()?;
+    inner.sweep_snapshots()
 }

@@ -61,6 +61,9 @@ impl Inner {
                 *users.entry(base.digest.clone()).or_default() += 1;
             }
         }
+        for digest in self.gallery.digests() {
+            *users.entry(digest).or_default() += 1;
+        }
         users
     }
 }

@@ -36,6 +36,7 @@ use atoll_proto::sign::RequestSigner;
 
 use self::{
     cells::Cells,
+    snapshots::Gallery,
     table::{Entry, Table},
     volumes::Shelf,
 };
@@ -119,6 +120,7 @@ struct Inner {
     router: Router,
     table: Table,
     shelf: Shelf,
+    gallery: Gallery,
     slots: Mutex<Addresses>,
     starting: Semaphore,
     events: broadcast::Sender<Event>,
@@ -163,6 +165,7 @@ impl Inner {
         let images = ImageStore::open(&disk.images(), config.registries.clone())?;
         let records = Records::open(config.data.join("sandboxes"))?;
         let shelf = Shelf::open(&config.data)?;
+        let gallery = Gallery::open(&config.data)?;
         let run = config.data.join("run");
         let mount_point = run.join("mnt");
         fs::create_dir_all(&mount_point)?;
@@ -182,6 +185,7 @@ impl Inner {
             router,
             table: Table::default(),
             shelf,
+            gallery,
             slots: Mutex::new(Addresses::new(SLOTS)),
             starting: Semaphore::new(cores * 2),
             events: broadcast::channel(EVENTS).0,
@@ -306,9 +310,10 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
         remove_tree(&runtime::bundles(&host.net))?;
         Router::destroy(&host.net)?;
         Disk::close(data)?;
+        Disk::clear_snapshots(data)?;
         host::release(data, &host);
     }
-    for name in ["sandboxes", "volumes", "run", "disk"] {
+    for name in ["sandboxes", "volumes", "snapshots", "run", "disk"] {
         remove_tree(&data.join(name))?;
     }
     for name in

@@ -124,6 +124,7 @@ impl Driver for LocalDriver {
         blocking(move || {
             let process = record.process.as_ref().map(|identity| identity.pid);
             let disk = inner.disk.usage(record.sandbox.id().as_str(), process);
+            let disk = disk.map(|own| own + record.shared());
             Ok(Usage { disk, ..inner.cgroups.usage(record.group()) })
         })
         .await
@@ -171,6 +172,7 @@ impl Inner {
         let task = tokio::spawn(async move {
             let _changing = entry.changing.lock().await;
             if entry.record().sandbox.phase != Phase::Creating {
+                // Whoever takes it down gives back what it has.
                 return Err(conflict(&entry, "it was deleted before it was started"));
             }
             inner.bring_up(&entry, &progress).await

@@ -122,6 +122,7 @@ impl Inner {
         }
         let record = entry.record();
         self.shelf.release(&record.sandbox);
+        self.let_go_snapshot(&record.sandbox).await;
         self.table.remove(&record.sandbox);
         self.slots().release(record.slot);
         self.tell(&entry.sandbox(), true);

@@ -14,6 +14,7 @@ use atoll_core::{
     network::{NetworkMode, NetworkPolicy},
     phase::Phase,
     sandbox::{Limits, Reason, Sandbox},
+    snapshot::Defaults,
 };
 
 use atoll_proto::init::EXECUTOR_PORT;
@@ -21,9 +22,10 @@ use atoll_proto::init::EXECUTOR_PORT;
 use super::{Inner, agent, blocking, cells::Ready, conflict, internal, table::Entry, watch};
 use crate::{
     cgroup::throttle::{Device, devices_of},
-    disk::DiskError,
+    disk::{DiskError, Layers},
     images::{Image, PullOptions},
-    launcher::{Cell, Launch, Launched, Routed},
+    launcher::{Cell, Launch, LaunchError, Launched, Routed},
+    oci::Through,
     process::Identity,
     record::{Base, Record},
 };
@@ -38,19 +40,28 @@ impl Inner {
     pub(super) async fn record_new(self: &Arc<Self>, sandbox: Sandbox) -> Result<Arc<Entry>, DriverError> {
         self.check(&sandbox).await?;
         self.claim_volumes(&sandbox).await?;
-        let recorded = self.record_claimed(sandbox.clone()).await;
+        let recorded = match self.gallery.hold(&sandbox) {
+            Ok(base) => self.record_claimed(sandbox.clone(), base).await,
+            Err(error) => Err(error),
+        };
         if recorded.is_err() {
             self.shelf.release(&sandbox);
+            self.let_go_snapshot(&sandbox).await;
         }
         recorded
     }
 
-    async fn record_claimed(self: &Arc<Self>, sandbox: Sandbox) -> Result<Arc<Entry>, DriverError> {
+    /// `image` is what it stands on, where that is known already.
+    async fn record_claimed(
+        self: &Arc<Self>,
+        sandbox: Sandbox,
+        image: Option<Base>,
+    ) -> Result<Arc<Entry>, DriverError> {
         let full = || {
             DriverError::Exhausted(format!("this machine has all of its {} sandboxes", super::SLOTS.len()))
         };
         let slot = self.slots().allocate().ok_or_else(full)?;
-        let record = Record { sandbox, slot, image: None, process: None, group: None, populated: false };
+        let record = Record { sandbox, slot, image, process: None, group: None, populated: false };
         let entry = Entry::new(record.clone());
         // From before anybody can find it: whoever wants it gone at once waits until it is written down.
         let changing = entry.changing.lock().await;
@@ -114,6 +125,7 @@ impl Inner {
     ) -> Result<Sandbox, DriverError> {
         let brought = self.try_bring_up(entry, progress).await;
         self.cells.refill();
+        self.let_go_snapshot(&entry.record().sandbox).await;
         match brought {
             Ok(identity) => {
                 let reason = Reason::new("ready", "its agent answers");
@@ -153,6 +165,9 @@ impl Inner {
         entry: &Arc<Entry>,
         progress: &Progress,
     ) -> Result<Identity, DriverError> {
+        if !entry.record().populated {
+            self.gallery.hold(&entry.record().sandbox)?;
+        }
         let base = unless_deleted(entry, self.base(entry, progress)).await?;
         progress(CreateStep::Queued);
         let _turn = self.starting.acquire().await.map_err(internal)?;
@@ -201,15 +216,8 @@ impl Inner {
         let spec = &record.sandbox.spec;
         let id = spec.id.as_str();
         let through = self.through(record)?;
-        let uid = match &through {
-            Some(through) if !through.maps_ids() => 0,
-            _ => self.host.uid(record.slot),
-        };
-        let layers = if record.populated {
-            self.disk.layers(id)
-        } else {
-            self.disk.create(id, spec.limits.disk, uid).map_err(no_room)?
-        };
+        let uid = self.uid(record.slot, through.as_ref());
+        let layers = self.ready_layers(record, base, uid)?;
         let routed = spec.network.mode != NetworkMode::None;
         if routed && !spec.network.is_default() {
             self.router.set_policy(record.slot, &spec.network).map_err(internal)?;
@@ -220,7 +228,9 @@ impl Inner {
             lowers: base.layers.clone(),
             upper: layers.upper,
             work: layers.work,
+            stored_base: base.origin.as_ref().map(|origin| origin.stored_base),
             file: layers.file,
+            empty: !record.populated && base.origin.is_none(),
             volumes: self.ready_volumes(record, default_user(record, base))?,
             agent: self.agent.clone(),
             socket: self.socket(record),
@@ -245,6 +255,35 @@ impl Inner {
             self.cgroups.remove(&group).map_err(internal)?;
         }
         Ok((launched?, Some(group)))
+    }
+
+    /// First of the sandbox's ids outside.
+    fn uid(&self, slot: u32, through: Option<&Through>) -> u32 {
+        match through {
+            Some(through) if !through.maps_ids() => 0,
+            _ => self.host.uid(slot),
+        }
+    }
+
+    /// First of the ids that the sandbox's files have on the disk.
+    pub(super) fn stored_base(&self, record: &Record) -> Result<u32, DriverError> {
+        match record.image.as_ref().and_then(|base| base.origin.as_ref()) {
+            Some(origin) => Ok(origin.stored_base),
+            None => Ok(self.uid(record.slot, self.through(record)?.as_ref())),
+        }
+    }
+
+    /// The directories that the sandbox has, or new ones: empty, or as its snapshot's.
+    fn ready_layers(&self, record: &Record, base: &Base, uid: u32) -> Result<Layers, DriverError> {
+        let (id, limit) = (record.sandbox.id().as_str(), record.sandbox.spec.limits.disk);
+        if record.populated {
+            return Ok(self.disk.layers(id));
+        }
+        let made = match &base.origin {
+            Some(origin) => self.disk.create_from(origin.snapshot.as_str(), id, limit),
+            None => self.disk.create(id, limit, uid),
+        };
+        made.map_err(no_room)
     }
 
     fn launch_in(
@@ -301,7 +340,7 @@ impl Inner {
 }
 
 fn started(cell: Cell, order: File) -> Result<Identity, DriverError> {
-    let Launched { pid, mut helper } = cell.launch(order).map_err(internal)?;
+    let Launched { pid, mut helper } = cell.launch(order).map_err(|error| refused_step(&error))?;
     tokio::task::spawn_blocking(move || helper.wait());
     Identity::of(pid).map_err(|_| DriverError::Internal("the sandbox ended as soon as it had started".into()))
 }
@@ -319,22 +358,43 @@ async fn unless_deleted<T>(
 
 impl Base {
     fn of(image: Image) -> Self {
-        Self { digest: image.digest, layers: image.layers, config: image.config }
+        Self {
+            digest: image.digest,
+            layers: image.layers,
+            config: image.config,
+            start_command: None,
+            origin: None,
+        }
     }
+}
+
+/// A step of a launch that wrote to a full disk is not the server's fault.
+fn refused_step(error: &LaunchError) -> DriverError {
+    let text = error.to_string();
+    if is_full(&text) { DriverError::Exhausted(full(&text)) } else { internal(text) }
+}
+
+fn is_full(text: &str) -> bool {
+    text.contains("No space left") || text.contains("quota exceeded")
+}
+
+fn full(text: &str) -> String {
+    format!("the disk of the sandboxes is full: {text}")
 }
 
 pub(super) fn no_room(error: DiskError) -> DriverError {
     let text = error.to_string();
-    let full = text.contains("No space left") || text.contains("quota exceeded");
     match error {
         DiskError::Full { .. } => DriverError::Exhausted(text),
-        _ if full => DriverError::Exhausted(format!("the disk of the sandboxes is full: {text}")),
+        DiskError::TooSmall { .. } => DriverError::Invalid(format!("disk: {text}")),
+        DiskError::Hidden => DriverError::Unsupported(text),
+        _ if is_full(&text) => DriverError::Exhausted(full(&text)),
         _ => internal(text),
     }
 }
 
 /// Who runs commands that name nobody.
-fn default_user<'a>(record: &'a Record, base: &'a Base) -> &'a str {
+pub(super) fn default_user<'a>(record: &'a Record, base: &'a Base) -> &'a str {
     match &record.sandbox.spec.user {
         Some(user) => user,
         None if base.config.user.is_empty() => "root",
@@ -342,25 +402,31 @@ fn default_user<'a>(record: &'a Record, base: &'a Base) -> &'a str {
     }
 }
 
-/// What the agent is told: the image's wishes, overridden by the spec's.
+/// How commands run: as the image wishes, overridden by the spec.
+pub(super) fn defaults(record: &Record, base: &Base) -> Defaults {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let pairs = base.config.env.iter().filter_map(|pair| pair.split_once('='));
+    let workdir = if base.config.workdir.is_empty() { "/" } else { &base.config.workdir };
+    let image = Defaults {
+        env: pairs.map(owned).collect(),
+        user: Some(default_user(record, base).to_owned()),
+        workdir: Some(workdir.to_owned()),
+        start_command: base.start_command.clone(),
+    };
+    image.below(&record.sandbox.spec)
+}
+
+/// What the agent is told.
 fn agent_config(record: &Record, base: &Base) -> serde_json::Value {
     let spec = &record.sandbox.spec;
-    let image = &base.config;
-    let pairs = image.env.iter().filter_map(|pair| pair.split_once('='));
-    let mut env: std::collections::BTreeMap<&str, &str> = pairs.collect();
-    env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let workdir = match &spec.workdir {
-        Some(own) => own,
-        None if image.workdir.is_empty() => "/",
-        None => &image.workdir,
-    };
+    let Defaults { env, user, workdir, start_command } = defaults(record, base);
     serde_json::json!({
         "sandbox_id": spec.id.as_str(),
         "hostname": spec.id.as_str(),
         "env": env,
-        "start_command": spec.start_command,
+        "start_command": start_command,
         "workdir": workdir,
-        "default_user": default_user(record, base),
+        "default_user": user,
         "allow_sudo": spec.sudo,
         "log_cap_bytes": LOG_CAP,
         "cpu_count": spec.limits.cpu.0 as f64 / 1000.0,

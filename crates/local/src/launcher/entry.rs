@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
-    ENTRY, Launch, Outcome, UIDS_PER_SANDBOX,
+    ENTRY, Launch, Outcome,
     cell::{READY, receive},
     first::Inherited,
-    founder, mounts,
+    founder, ids, mounts,
     raw::{self, During, Fork, Step, StepError},
     volumes,
 };
@@ -146,7 +146,7 @@ impl Founded {
     /// The conversation of the module's picture. Every wait ends when the other side dies, because the pipe does.
     fn carry_through(&mut self, launch: &Launch) -> Step<i32> {
         self.expect(Report::UserNamespace)?;
-        map_ids(self.founder, launch.uid_base).during("map user ids")?;
+        ids::set(self.founder, &ids::range(launch.uid_base)).during("map user ids")?;
         let path = format!("/proc/{}/ns/user", self.founder);
         let userns = File::open(path).during("open the user namespace")?;
         mounts::overlay(launch, Some(userns.as_fd()))?;
@@ -240,13 +240,6 @@ impl Report {
             }
         }
     }
-}
-
-/// Maps the ids of a user namespace that `pid` has made.
-pub fn map_ids(pid: i32, base: u32) -> io::Result<()> {
-    let map = format!("0 {base} {UIDS_PER_SANDBOX}");
-    fs::write(format!("/proc/{pid}/uid_map"), &map)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &map)
 }
 
 /// Process 0 is whoever writes.

@@ -34,10 +34,10 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// Mounts a sandbox's file in the workplace. `fresh` has the layers made in it, for `uid`.
-pub fn mount(file: &Path, fresh: bool, uid: u32) -> Step {
+/// Mounts a sandbox's file in the workplace. In an `empty` one the layers are made, for `uid`.
+pub fn mount(file: &Path, empty: bool, uid: u32) -> Step {
     mount_at(file, Path::new(MOUNTED))?;
-    if !fresh {
+    if !empty {
         return Ok(());
     }
     let layers = ["upper", "work"].map(|name| Path::new(MOUNTED).join(name));

@@ -18,6 +18,7 @@ mod files;
 mod filter;
 pub(crate) mod first;
 mod founder;
+pub(crate) mod ids;
 pub(crate) mod mounts;
 pub(crate) mod privileges;
 pub(crate) mod raw;
@@ -48,12 +49,16 @@ pub struct Launch {
     pub uid_base: u32,
     /// Directories of the image, topmost first, owned by the ids that the image says.
     pub lowers: Vec<PathBuf>,
-    /// Where changes go. Belongs to `uid_base`.
+    /// Where changes go. Belongs to `uid_base`, or on the disk to `stored_base`.
     pub upper: PathBuf,
     /// Overlay's scratch directory, on the same filesystem.
     pub work: PathBuf,
+    /// First of the ids that files in both have on the disk, where these are not the sandbox's own: they came from another.
+    pub stored_base: Option<u32>,
     /// The file that has both in a filesystem of its own, which is mounted in the workplace, where their paths then begin.
     pub file: Option<PathBuf>,
+    /// Whether that filesystem is empty, so that both directories are to be made.
+    pub empty: bool,
     /// The user's volumes, outer places before inner ones.
     pub volumes: Vec<Attached>,
     /// The program that becomes the first process.

@@ -6,16 +6,18 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
-    Launch, files,
+    Launch, files, ids,
     raw::{self, During, Step, StepError, cstring},
 };
 
 /// The new root's place below the workplace.
 pub const ROOT: &str = "root";
+/// The place of the sandbox's own layers below the workplace, where they are mapped.
+const OWN: &str = "own";
 const NODES: [&CStr; 6] =
     [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom", c"/dev/tty"];
 const LINKS: [(&str, &str); 5] = [
@@ -68,21 +70,36 @@ pub fn enter_workplace(mount_point: &Path) -> Step {
     fs::create_dir(ROOT).during("make the place for the root")
 }
 
-/// Mounts the overlay at `root` in the workplace. Only the lower layers are mapped, by the ids of `userns`:
-/// overlayfs writes no upper that is.
-/// Names are short, because all of them must fit into one page.
+/// Mounts the overlay at `root` in the workplace. The lower layers are mapped by the ids of `userns`, the upper one only
+/// where its files are from another range. Names are short, because all of them must fit into one page.
 pub fn overlay(launch: &Launch, userns: Option<BorrowedFd<'_>>) -> Step {
     if let Some(file) = &launch.file {
-        files::mount(file, launch.fresh, launch.uid_base)?;
+        files::mount(file, launch.empty, launch.uid_base)?;
     }
     for (index, lower) in launch.lowers.iter().enumerate() {
         map_layer(lower, index, userns).during(format_args!("map the layer {}", lower.display()))?;
     }
     let names: Vec<String> = (0..launch.lowers.len()).map(|index| index.to_string()).collect();
-    let (upper, work) = (launch.upper.display(), launch.work.display());
+    let (upper, work) = own_layers(launch)?;
+    let (upper, work) = (upper.display(), work.display());
     let options = format!("lowerdir={},upperdir={upper},workdir={work}", names.join(":"));
     let options = CString::new(options).during("write overlay options")?;
     raw::mount(c"overlay", c"root", c"overlay", 0, &options).during("mount the overlay")
+}
+
+/// Where the sandbox's own layers are, with the ids that they are to have.
+fn own_layers(launch: &Launch) -> Step<(PathBuf, PathBuf)> {
+    let own = (launch.upper.clone(), launch.work.clone());
+    let map = launch.stored_base.and_then(|stored| ids::shift(stored, launch.uid_base));
+    let (Some(map), Some(place)) = (map, launch.upper.parent()) else { return Ok(own) };
+    let userns = ids::user_namespace(launch.uid_base, &map).during("make the map of the files' ids")?;
+    fs::create_dir(OWN).during("make the place for the files")?;
+    let tree = raw::clone_mount(&cstring(place)?).during("clone the mount of the files")?;
+    raw::set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NODEV, Some(userns.as_fd()))
+        .during("map the files' ids")?;
+    raw::attach(tree.as_fd(), &cstring(Path::new(OWN))?).during("attach the files")?;
+    let below = |path: &Path| path.file_name().map(|name| Path::new(OWN).join(name)).unwrap_or_default();
+    Ok((below(&launch.upper), below(&launch.work)))
 }
 
 fn map_layer(lower: &Path, index: usize, userns: Option<BorrowedFd<'_>>) -> Step {

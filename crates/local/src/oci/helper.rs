@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::{MetadataExt, PermissionsExt, chown, chroot},
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::launcher::{
     Launch,
-    entry::{connect, log_file, map_ids},
+    entry::{connect, log_file},
     first::write_names,
-    mounts, privileges,
-    raw::{self, During, Fork, Step, StepError, cstring},
+    ids, mounts, privileges,
+    raw::{self, During, Step, StepError, cstring},
     volumes,
 };
 
@@ -32,7 +32,8 @@ const CONTENT: &str = "inside";
 pub fn serve(launch: &Launch, through: &Through) -> Step<i32> {
     let log = File::from(log_file(&launch.log).during("open the log")?);
     let agent = mounts::agent(&launch.agent)?;
-    let user = through.maps_ids().then(|| user_namespace(launch.uid_base)).transpose();
+    let range = ids::range(launch.uid_base);
+    let user = through.maps_ids().then(|| ids::user_namespace(launch.uid_base, &range)).transpose();
     let user = user.during("make the user namespace")?;
     mounts::overlay(launch, user.as_ref().map(AsFd::as_fd))?;
     volumes::mount(launch, user.as_ref().map(AsFd::as_fd))?;
@@ -67,35 +68,6 @@ fn check_network(kind: Kind, first: i32) -> Step {
         return Ok(());
     }
     Err(StepError("the runtime put the container into another network namespace than it was told".into()))
-}
-
-/// A user namespace with the sandbox's ids, made as the sandbox's own uid: what the kernel counts for its maker is then
-/// counted for the sandbox. It lives as long as its descriptor.
-fn user_namespace(uid: u32) -> io::Result<OwnedFd> {
-    let ((mut made, making), (going, go)) = (io::pipe()?, io::pipe()?);
-    match raw::fork()? {
-        Fork::Child => {
-            drop((made, go));
-            let founded = raw::become_id(uid).and_then(|()| raw::unshare(libc::CLONE_NEWUSER));
-            drop(making);
-            // Ends when the other side closes.
-            let _ = (&going).read(&mut [0]);
-            raw::exit(i32::from(founded.is_err()))
-        }
-        Fork::Parent(child) => {
-            drop((making, going));
-            let opened = made.read(&mut [0]).and_then(|_| {
-                map_ids(child, uid)?;
-                File::open(format!("/proc/{child}/ns/user"))
-            });
-            drop(go);
-            if raw::wait_ok(child) {
-                opened.map(OwnedFd::from)
-            } else {
-                Err(io::ErrorKind::PermissionDenied.into())
-            }
-        }
-    }
 }
 
 /// A descriptor of this process as a path that the runtime can open.
