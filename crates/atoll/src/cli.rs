@@ -7,7 +7,7 @@ mod operator;
 mod serve;
 
 pub use cluster::DriverKind;
-pub use families::{Images, Keys, Role, Templates, Volumes};
+pub use families::{Images, Keys, MakeForks, Role, Snapshots, Templates, Volumes};
 pub use mcp::Mcp;
 pub use operator::Operator;
 pub use serve::{Executor, Kata, LogFormat, Registries, Serve, ServerRole};
@@ -116,6 +116,11 @@ pub enum Command {
     /// Volumes: storage of users that outlives their sandboxes
     #[command(subcommand)]
     Volumes(Volumes),
+    /// Snapshots: the files of sandboxes, to make others from
+    #[command(subcommand, visible_alias = "snapshots")]
+    Snapshot(Snapshots),
+    /// Make sandboxes like one that is there, which begin with its files
+    Fork(MakeForks),
     /// API keys
     #[command(subcommand)]
     Keys(Keys),

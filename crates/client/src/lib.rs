@@ -47,6 +47,7 @@ mod files;
 mod interactive;
 mod ports;
 mod sandboxes;
+mod snapshots;
 mod sse;
 mod system;
 
@@ -59,3 +60,4 @@ pub use interactive::{Exit, Input, Output, Outputs};
 pub use ports::SandboxPort;
 pub use reqwest::{Body, Method, Url};
 pub use sandboxes::{ListSandboxes, Sandbox, Sandboxes};
+pub use snapshots::ListSnapshots;

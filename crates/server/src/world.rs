@@ -1,6 +1,9 @@
 //! The clock and randomness, as values that are passed in, so that tests decide them.
 
-use atoll_core::{id::SandboxId, key};
+use atoll_core::{
+    id::{SandboxId, SnapshotId},
+    key,
+};
 use jiff::Timestamp;
 
 /// Where time and randomness come from.
@@ -37,6 +40,10 @@ pub(crate) fn bytes<const N: usize>(world: &dyn World) -> std::io::Result<[u8; N
 
 pub(crate) fn new_id(world: &dyn World) -> std::io::Result<SandboxId> {
     Ok(SandboxId::from_entropy(bytes(world)?))
+}
+
+pub(crate) fn new_snapshot_id(world: &dyn World) -> std::io::Result<SnapshotId> {
+    Ok(SnapshotId::from_entropy(bytes(world)?))
 }
 
 /// A secret for a new API key.

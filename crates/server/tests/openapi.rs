@@ -24,9 +24,19 @@ fn every_operation_is_described() {
     let (mut names, mut count) = (std::collections::BTreeSet::new(), 0);
     for (path, methods) in api["paths"].as_object().unwrap() {
         assert!(
-            ["/api/v1/", "/api/kata", "/v1/sandbox/", "/sandboxes", "/v2/sandboxes"]
-                .iter()
-                .any(|start| path.starts_with(start)),
+            [
+                "/api/v1/",
+                "/api/kata",
+                "/v1/sandbox/",
+                "/sandboxes",
+                "/snapshots",
+                "/templates",
+                "/v2/sandboxes",
+                "/v2/templates",
+                "/v3/templates"
+            ]
+            .iter()
+            .any(|start| path.starts_with(start)),
             "{path}"
         );
         for (method, operation) in methods.as_object().unwrap() {

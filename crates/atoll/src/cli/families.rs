@@ -1,7 +1,10 @@
 //! What can be said of images, templates, volumes and keys.
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
+
+use super::Ttl;
+use crate::values;
 
 /// `atoll images`
 #[derive(Debug, Subcommand)]
@@ -87,6 +90,52 @@ pub enum Volumes {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+/// `atoll snapshot`
+#[derive(Debug, Subcommand)]
+pub enum Snapshots {
+    /// Keep a sandbox's files as they are now and print the snapshot's id
+    #[command(
+        after_help = "`atoll create snapshot:ID` makes sandboxes from it. Volumes, memory and processes are not in it."
+    )]
+    Take {
+        /// Id of the sandbox, or the beginning of one
+        sandbox: String,
+        /// What to call it: NAME or NAME:TAG
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List snapshots, newest first
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only those taken of this sandbox
+        #[arg(long, value_name = "ID")]
+        sandbox: Option<String>,
+        /// Only those with this name
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Remove snapshots; sandboxes that were made from them keep their files
+    Rm {
+        /// Ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+/// `atoll fork`
+#[derive(Debug, Args)]
+#[command(after_help = "Memory and processes are not in a fork; one of a sandbox with volumes is refused.")]
+pub struct MakeForks {
+    /// Id, or the beginning of one
+    pub sandbox: String,
+    /// How many: 1 to 20
+    #[arg(short = 'n', long, value_name = "N")]
+    pub count: Option<i64>,
+    /// Remove them after so long, or none [default: as long as the sandbox was given]
+    #[arg(long, value_parser = values::ttl, value_name = "TIME")]
+    pub ttl: Option<Ttl>,
 }
 
 /// `atoll keys`

@@ -9,6 +9,7 @@ mod list;
 mod logs;
 mod moves;
 mod resolve;
+mod snapshots;
 mod system;
 mod templates;
 mod url;
@@ -63,6 +64,8 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Images(images) => images::images(context, images).await,
         Command::Templates(templates) => templates::templates(context, templates).await,
         Command::Volumes(volumes) => volumes::volumes(context, volumes).await,
+        Command::Snapshot(snapshots) => snapshots::snapshots(context, snapshots).await,
+        Command::Fork(forks) => snapshots::fork(context, forks).await,
         Command::Keys(keys) => keys::keys(context, keys).await,
         Command::Doctor(doctor) => system::doctor(context, doctor).await,
         Command::Destroy { data, force } => system::destroy(&data, force),

@@ -21,7 +21,8 @@ impl<E: Into<ServiceError>> From<E> for ApiError {
     }
 }
 
-fn status(kind: Kind) -> StatusCode {
+/// The status of an answer of that kind.
+pub fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::BadInput => StatusCode::BAD_REQUEST,
         Kind::Unauthorized => StatusCode::UNAUTHORIZED,

@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     archive, auth, dialects, docs, error::plain, exec, files, form, images, interactive, keys, links, logs,
-    refusals, sandboxes, system, templates, volumes,
+    refusals, sandboxes, snapshots, system, templates, volumes,
 };
 use crate::{
     request_id,
@@ -61,6 +61,10 @@ fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(templates::rollback))
         .routes(routes!(volumes::list))
         .routes(routes!(volumes::remove))
+        .routes(routes!(snapshots::take))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(snapshots::fork))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::delete))
         .routes(routes!(system::doctor))

@@ -1,6 +1,6 @@
 //! Routes of sandboxes.
 
-use atoll_core::driver::{CreateStep, ListQuery, Position};
+use atoll_core::driver::{CreateStep, ListQuery};
 use atoll_proto::api::{CreateEvent, CreateSandbox, ErrorBody, Sandbox, SandboxList, UpdateSandbox, Usage};
 use axum::{
     Json,
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{
     error::Answer,
     extract::{JsonBody, Query, wants_events},
-    sse,
+    page, sse,
 };
 use crate::services::{
     Services,
@@ -137,16 +137,7 @@ pub async fn list(
 }
 
 fn list_query(query: &Query) -> Result<ListQuery, ServiceError> {
-    let limit = query.number("limit")?.unwrap_or(100);
-    if !(1..=1000).contains(&limit) {
-        return Err(ServiceError::invalid("limit", "is 1 to 1000"));
-    }
-    let refuse = || ServiceError::invalid("cursor", "is not one that a list gave");
-    let decode = |text: &str| {
-        let bytes = hex::decode(text).ok()?;
-        Position::parse(std::str::from_utf8(&bytes).ok()?)
-    };
-    let cursor = query.get("cursor").map(|text| decode(text).ok_or_else(refuse)).transpose()?;
+    let (limit, cursor) = (page::limit(query)?, page::position(query, "cursor")?);
     let mut phases = Vec::new();
     for field in ["phase", "status"] {
         for word in query.all(field).flat_map(|words| words.split(',')).filter(|word| !word.is_empty()) {

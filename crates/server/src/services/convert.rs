@@ -166,6 +166,20 @@ pub fn volume_info(it: core::volume::VolumeInfo) -> api::VolumeInfo {
     }
 }
 
+/// A snapshot, in the API's words.
+pub fn snapshot(it: core::snapshot::Snapshot) -> api::Snapshot {
+    api::Snapshot {
+        reference: it.reference(),
+        id: it.id.to_string(),
+        names: it.names,
+        sandbox: it.source.to_string(),
+        tenant: it.tenant,
+        image: it.image,
+        size: it.size.map(|size| size.0),
+        created_at: it.created_at,
+    }
+}
+
 /// A user's sandbox, in the words of the API of one for each user.
 pub fn user_sandbox(it: api::Sandbox) -> api::UserSandbox {
     api::UserSandbox {

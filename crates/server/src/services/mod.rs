@@ -16,6 +16,7 @@ pub mod links;
 pub mod measure;
 mod ready;
 pub mod sandboxes;
+pub mod snapshots;
 pub mod system;
 pub mod templates;
 pub mod text;

@@ -1,8 +1,8 @@
 //! Our own figures through the HTTP API: creation, commands, deletion, rest, and a crowd of idle sandboxes.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use atoll_client::Client;
-use atoll_proto::api::{CreateSandbox, ExecRequest};
+use atoll_proto::api::{CreateSandbox, ExecRequest, Fork, ForkSandbox};
 use atoll_tests::{
     Server, host,
     server::{IMAGE, wait_until},
@@ -105,6 +105,53 @@ async fn life(server: &Server, samples: usize, table: &mut Table) -> Result<()> 
     table.add_times("exec round trip", &exec, "p50 3 ms");
     table.add_times("pause", &pause, "5 ms");
     table.add_times("resume", &resume, "5 ms");
+    server.delete(&id).await?;
+    copies(server, samples, table).await
+}
+
+/// Snapshots and forks of a paused sandbox that has written 16 MiB.
+async fn copies(server: &Server, samples: usize, table: &mut Table) -> Result<()> {
+    let client = server.client()?;
+    let id = create_and_echo(&client).await?;
+    let sandbox = client.sandbox(&id);
+    let write = ["dd", "if=/dev/urandom", "of=/tmp/file", "bs=1M", "count=16"].map(str::to_owned).to_vec();
+    sandbox.exec(&ExecRequest { command: write, ..ExecRequest::default() }).await?;
+    let (mut running, mut paused, mut forked, mut made) =
+        (Times::default(), Times::default(), Times::default(), Times::default());
+    for resting in [false, true] {
+        if resting {
+            sandbox.pause().await?;
+        }
+        for _ in 0..samples {
+            let (taken, took) = timed(async { Ok(sandbox.snapshot(None).await?) }).await?;
+            if resting {
+                paused.add(took)
+            } else {
+                running.add(took)
+            }
+            client.remove_snapshot(&taken.id).await?;
+        }
+    }
+    for _ in 0..samples {
+        let (forks, took) = timed(async { Ok(sandbox.fork(&ForkSandbox::default()).await?) }).await?;
+        forked.add(took);
+        for fork in forks {
+            let Fork::Sandbox(fork) = fork else { bail!("a fork failed: {fork:?}") };
+            delete_until_gone(&client, &fork.id).await?;
+        }
+    }
+    let taken = sandbox.snapshot(None).await?;
+    for _ in 0..samples {
+        let ask = CreateSandbox { image: Some(taken.reference.clone()), ..plain() };
+        let (sandbox, took) = timed(async { Ok(client.sandboxes().create(&ask).await?) }).await?;
+        made.add(took);
+        delete_until_gone(&client, &sandbox.id).await?;
+    }
+    table.add_times("snapshot of a running sandbox, 16 MiB written", &running, "");
+    table.add_times("snapshot of a paused one", &paused, "");
+    table.add_times("fork of a paused one -> running", &forked, "10 ms");
+    table.add_times("create from a snapshot", &made, "");
+    client.remove_snapshot(&taken.id).await?;
     server.delete(&id).await
 }
 

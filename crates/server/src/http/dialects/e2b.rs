@@ -10,6 +10,7 @@ mod metrics;
 mod network;
 mod sandboxes;
 mod shape;
+mod snapshots;
 mod tags;
 mod template_types;
 mod templates;
@@ -43,6 +44,9 @@ pub fn api() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(metrics::of_one))
         .routes(routes!(logs::logs_v1))
         .routes(routes!(logs::logs_v2))
+        .routes(routes!(snapshots::take))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::fork))
         .routes(routes!(builds::request))
         .routes(routes!(builds::files))
         .routes(routes!(builds::start))

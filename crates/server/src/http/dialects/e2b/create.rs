@@ -13,11 +13,16 @@ use super::{
     network::{is_empty, policy},
     sandboxes::keep_for,
     shape::E2bError,
+    snapshots,
     types::{MadeSandbox, NewSandbox},
 };
 use crate::{
     http::{error::Answer, extract::JsonBody, sandboxes::promise},
-    services::{Services, access::Caller, error::ServiceError},
+    services::{
+        Services,
+        access::Caller,
+        error::{Kind, ServiceError},
+    },
 };
 
 /// Seconds until the end where the caller says nothing, by path.
@@ -80,12 +85,17 @@ async fn create(
     Ok((StatusCode::CREATED, Json(MadeSandbox::of(services, &sandbox))))
 }
 
-/// What a template's name leads to, with a tag or without.
+/// What the name or id of a template or a snapshot leads to.
 async fn recipe(services: &Services, caller: &Caller, id: &str) -> Result<CreateSandbox, ServiceError> {
     if id.is_empty() {
         return Err(ServiceError::invalid("templateID", "is needed: the name or id of a template"));
     }
-    services.sandbox_named(caller, id).await
+    let unknown = match services.sandbox_named(caller, id).await {
+        Err(_) if snapshots::is_id(id) => ServiceError::NotFound(format!("template {id:?}")),
+        Err(error) if matches!(error.classify().0, Kind::NotFound | Kind::BadInput) => error,
+        found => return found,
+    };
+    snapshots::recipe(services, caller, id).await?.ok_or(unknown)
 }
 
 /// The sandbox that is asked for. Nothing is done about idleness: only its time-out ends it.

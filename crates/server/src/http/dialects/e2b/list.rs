@@ -14,7 +14,7 @@ use axum::{
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{shape::E2bError, types::ListedSandbox};
+use super::{shape::E2bError, snapshots::template_id, types::ListedSandbox};
 use crate::{
     http::{error::Answer, extract::Query},
     services::{Services, access::Caller, builds::LABEL, error::ServiceError},
@@ -116,7 +116,8 @@ impl Asked {
             true => Position::of(it) < *after,
             false => Position::of(it) > *after,
         };
-        let of = |name: &String| it.spec.template.as_ref() == Some(name) || it.spec.image == *name;
+        let of =
+            |name: &String| it.spec.template.as_ref() == Some(name) || template_id(&it.spec.image) == name;
         !works_for_build(it)
             && self.after.as_ref().is_none_or(beyond)
             && self.started_after.is_none_or(|at| it.spec.created_at > at)

@@ -1,5 +1,6 @@
 //! Errors in the shape of E2B's API, with the hints by which its clients try again or do not.
 
+use atoll_proto::api::ErrorBody;
 use axum::{
     Json,
     body::Body,
@@ -11,7 +12,10 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::error::Told;
+use crate::{
+    http::error::{Told, status},
+    services::error::ServiceError,
+};
 
 /// Says whether the same request may work later; without it, clients guess by the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
@@ -48,6 +52,18 @@ pub fn is_theirs(path: &str) -> bool {
     PATHS.contains(&rest.split('/').next().unwrap_or_default())
 }
 
+impl E2bError {
+    /// An error that is part of an answer.
+    pub fn of(error: &ServiceError) -> Self {
+        Self::told(their_status(status(error.classify().0)), error.tell())
+    }
+
+    fn told(status: StatusCode, told: ErrorBody) -> Self {
+        let error_code = Some(their_code(&told.code).to_owned());
+        Self { code: status.as_u16(), message: told.error, error_code }
+    }
+}
+
 /// Says errors of everything behind it in their shape.
 pub async fn in_their_shape(request: Request, next: Next) -> Response {
     reshaped(next.run(request).await)
@@ -57,11 +73,7 @@ pub async fn in_their_shape(request: Request, next: Next) -> Response {
 pub fn reshaped(mut response: Response) -> Response {
     let Some(Told(told)) = response.extensions_mut().remove::<Told>() else { return response };
     let status = their_status(response.status());
-    let error = E2bError {
-        code: status.as_u16(),
-        message: told.error,
-        error_code: Some(their_code(&told.code).to_owned()),
-    };
+    let error = E2bError::told(status, told);
     let mut answer: Response<Body> = (status, Json(error)).into_response();
     if let Some(seconds) = response.headers().get(header::RETRY_AFTER) {
         answer.headers_mut().insert(header::RETRY_AFTER, seconds.clone());

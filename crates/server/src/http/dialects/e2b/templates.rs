@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::{
     list::NEXT_TOKEN,
     shape::E2bError,
+    snapshots,
     template_types::{ChangeTemplate, ChangedTemplate, DetailedTemplate, FoundTemplate, ListedTemplate},
 };
 use crate::{
@@ -18,7 +19,11 @@ use crate::{
         error::Answer,
         extract::{JsonBody, Query},
     },
-    services::{Services, access::Caller, error::ServiceError},
+    services::{
+        Services,
+        access::Caller,
+        error::{Kind, ServiceError},
+    },
 };
 
 /// Most templates of a page, and how many it has where nobody says.
@@ -119,9 +124,9 @@ pub async fn change_v1(
     change(services, caller, id, body).await
 }
 
-/// Forgets a template with its versions, builds and tags.
+/// Forgets a template with its versions, builds and tags, or removes a snapshot.
 #[utoipa::path(delete, path = "/templates/{id}", operation_id = "e2b_delete_template", tag = "e2b",
-    params(("id" = String, Path, description = "Name of the template")),
+    params(("id" = String, Path, description = "Name of the template, or id or name of the snapshot")),
     responses((status = 204), (status = 400, body = E2bError), (status = 401, body = E2bError),
         (status = 404, body = E2bError)))]
 pub async fn delete(
@@ -129,6 +134,13 @@ pub async fn delete(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
-    services.delete_built(&caller, &id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let deleted = match snapshots::is_id(&id) {
+        true => Err(ServiceError::NotFound(format!("template {id:?}"))),
+        false => services.delete_built(&caller, &id).await,
+    };
+    match deleted {
+        Err(error) if !matches!(error.classify().0, Kind::NotFound | Kind::BadInput) => Err(error)?,
+        Err(unknown) if !snapshots::remove(&services, &caller, &id).await? => Err(unknown)?,
+        _ => Ok(StatusCode::NO_CONTENT),
+    }
 }

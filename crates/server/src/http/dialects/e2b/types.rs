@@ -203,9 +203,10 @@ pub enum PauseMode {
 /// What a sandbox without an end is told to end at: the client's types have no word for never.
 const NEVER: i64 = 253_402_300_799;
 
-/// Name of the template, or the image where there is none.
+/// Name of the template, or the snapshot or the image where there is none.
 fn template_id(sandbox: &Sandbox) -> String {
-    sandbox.spec.template.clone().unwrap_or_else(|| sandbox.spec.image.clone())
+    let image = || super::snapshots::template_id(&sandbox.spec.image).to_owned();
+    sandbox.spec.template.clone().unwrap_or_else(image)
 }
 
 fn envd_token(links: Option<&Links>, sandbox: &Sandbox) -> Option<String> {
