@@ -1,6 +1,9 @@
 //! Snapshots and forks: what is in them and what is not, whose they are, how much they may hold, and that neither a killed
 //! server nor a full disk leaves anything half made. On both storages.
 
+mod disks;
+mod killed;
+
 use anyhow::{Context, Result, ensure};
 use atoll_client::{ListSnapshots, Sandbox as Handle};
 use atoll_proto::api::{
@@ -16,14 +19,14 @@ fn main() -> ExitCode {
         let mut server = Server::start(Options::default()).await?;
         server.needs_one_machine("there are no snapshots")?;
         on(run, &mut server, "").await;
-        run.case("copies_are_counted_apart", counted(&server)).await;
+        run.case("copies_are_counted_apart", disks::counted(&server)).await;
         run.case("other_runtimes_have_them_too", runtimes(&server)).await;
         run.case("nothing_is_left_behind", given_up(server)).await;
-        run.patient_case("a_full_disk", Duration::from_secs(600), full_disk()).await;
+        run.patient_case("a_full_disk", Duration::from_secs(600), disks::full_disk()).await;
         let mut server = Server::start(Options::without_btrfs()).await?;
         on(run, &mut server, "without_btrfs_").await;
-        run.case("without_btrfs_a_larger_or_smaller_disk", resized(&server)).await;
-        run.case("without_btrfs_a_disk_without_room", no_room(&server)).await;
+        run.case("without_btrfs_a_larger_or_smaller_disk", disks::resized(&server)).await;
+        run.case("without_btrfs_a_disk_without_room", disks::no_room(&server)).await;
         run.case("without_btrfs_nothing_is_left_behind", given_up(server)).await;
         Ok(())
     })
@@ -47,7 +50,7 @@ async fn on(run: &mut Run, server: &mut Server, with: &str) {
     run.case(&name("the_limit_holds_in_a_fork"), limit(server)).await;
     run.case(&name("the_image_below_stays"), image_stays(server)).await;
     run.case(&name("the_command_line"), command_line(server)).await;
-    run.patient_case(&name("killed_in_the_middle"), patience, killed(server)).await;
+    run.patient_case(&name("killed_in_the_middle"), patience, killed::killed(server)).await;
     run.case(&name("no_snapshot_is_left"), nothing_kept(server)).await;
 }
 
@@ -291,7 +294,8 @@ async fn tenants(server: &Server) -> Result<()> {
     let taken = handle(server, &source)?.snapshot(Some("mine")).await?;
     let theirs = other_tenant(server).await?;
     let nobodys = format!("s{}", "x".repeat(19));
-    let same = |one: &Value, other: &Value| one.to_string().replace(&taken.id, &nobodys) == other.to_string();
+    let told = |answer: &Value| answer.to_string().replace(&taken.id, &nobodys);
+    let same = |one: &Value, other: &Value| told(one) == told(other);
     for path in ["/api/v1/snapshots/", "/templates/"] {
         let one = theirs.delete(&format!("{path}{}", taken.id)).await?.expect(404)?;
         ensure!(same(&one, &theirs.delete(&format!("{path}{nobodys}")).await?.expect(404)?), "{one}");
@@ -494,55 +498,6 @@ async fn command_line(server: &Server) -> Result<()> {
     server.clear().await
 }
 
-/// At many delays into snapshots and forks, so that each step is hit. What is whole is kept; what is not leaves nothing.
-async fn killed(server: &mut Server) -> Result<()> {
-    let source = server.create().await?;
-    shell(server, &source.id, "dd if=/dev/urandom of=/srv/file bs=1M count=8; md5sum </srv/file >/srv/sum")
-        .await?;
-    for step in 0..16_u64 {
-        let path = if step % 2 == 0 { "snapshots" } else { "fork" };
-        let (http, at) = (server.http()?, format!("/api/v1/sandboxes/{}/{path}", source.id));
-        let asked = tokio::spawn(async move { http.post(&at, json!({})).await });
-        tokio::time::sleep(Duration::from_micros(step * step * 250)).await;
-        server.kill()?;
-        let told = asked.await?.is_ok_and(|answer| answer.status == 201);
-        server.launch().await?;
-        settled(server, &source).await.with_context(|| format!("killed in step {step} of {path}"))?;
-        let kept = all(server).await?;
-        ensure!(path == "fork" || !told || kept.len() == 1, "{} snapshots", kept.len());
-        for it in &kept {
-            let copy = of(server, it).await?;
-            shell(server, &copy.id, "md5sum </srv/file | diff - /srv/sum").await?;
-            server.delete(&copy.id).await?;
-            remove(server, it).await?;
-        }
-        for it in server.list().await?.iter().filter(|it| it.id != source.id) {
-            server.delete(&it.id).await?;
-        }
-    }
-    server.clear().await
-}
-
-/// The source runs, forks run or are not there, and nothing is on the disk that nobody knows of.
-async fn settled(server: &Server, source: &Sandbox) -> Result<()> {
-    wait_until("nothing is half made", async || {
-        let sandboxes = server.list().await?;
-        let known: BTreeSet<String> = all(server).await?.into_iter().map(|it| it.id).collect();
-        ensure!(on_disk(server, "disk/snapshots") == known, "files of others than {known:?}");
-        let records = known.iter().map(|id| format!("{id}.json")).collect();
-        ensure!(on_disk(server, "snapshots") == records, "records of others than {known:?}");
-        let ids: BTreeSet<String> = sandboxes.iter().map(|it| it.id.clone()).collect();
-        ensure!(on_disk(server, "disk/sandboxes") == ids, "files of others than {ids:?}");
-        Ok(sandboxes.iter().all(|it| it.phase == Phase::Running))
-    })
-    .await?;
-    ensure!(server.output(&source.id, &["echo", "answers"]).await? == "answers", "the source is frozen");
-    for it in server.list().await? {
-        shell(server, &it.id, "md5sum </srv/file | diff - /srv/sum").await?;
-    }
-    Ok(())
-}
-
 async fn nothing_kept(server: &Server) -> Result<()> {
     ensure!(all(server).await?.is_empty());
     for place in ["disk/snapshots", "snapshots", "disk/sandboxes"] {
@@ -557,22 +512,6 @@ async fn given_up(server: Server) -> Result<()> {
     let source = server.create().await?;
     handle(&server, &source)?.snapshot(None).await?;
     server.close().await
-}
-
-/// What a copy has from its snapshot is told as its own, and not taken twice.
-async fn counted(server: &Server) -> Result<()> {
-    let source = server.create().await?;
-    shell(server, &source.id, "dd if=/dev/urandom of=/srv/file bs=1M count=32; sync").await?;
-    let free = || rustix::fs::statvfs(server.data().join("disk")).map(|it| it.f_bavail * it.f_frsize);
-    let before = free()?;
-    let taken = handle(server, &source)?.snapshot(None).await?;
-    let copy = of(server, &taken).await?;
-    let used = handle(server, &copy)?.usage().await?.disk_bytes.context("not counted")?;
-    ensure!((32 << 20..40 << 20).contains(&used), "{used} bytes of 32 MiB");
-    ensure!(taken.size.is_some_and(|size| (32 << 20..40 << 20).contains(&size)), "{taken:?}");
-    ensure!(free()? + (16 << 20) > before, "the files were copied");
-    server.clear().await?;
-    remove(server, &taken).await
 }
 
 /// A snapshot does not mind what ran its source or runs its copies.
@@ -610,78 +549,4 @@ async fn runtimes(server: &Server) -> Result<()> {
     }
     client.remove_template("runc").await?;
     Ok(client.remove_template("back").await?)
-}
-
-/// A full disk refuses what does not fit, keeps what is there, and nothing half made.
-async fn full_disk() -> Result<()> {
-    let args = ["--storage", "btrfs", "--disk-size", "1Gi"].map(str::to_owned).to_vec();
-    let server = Server::start(Options { bare: true, args, ..Options::default() }).await?;
-    server.cli()?.output(&["images", "pull", "base"]).await?;
-    let source = server.create().await?;
-    shell(&server, &source.id, "echo kept >/srv/note").await?;
-    server.root_shell(&source.id, "dd if=/dev/urandom of=/srv/filler bs=1M; sync").await?;
-    let outcome = handle(&server, &source)?.snapshot(None).await;
-    let known = all(&server).await?;
-    match &outcome {
-        Ok(taken) => ensure!(known == std::slice::from_ref(taken), "{known:?}"),
-        Err(error) => {
-            ensure!(error.status() == Some(507), "{error:?}");
-            ensure!(known.is_empty() && on_disk(&server, "disk/snapshots").is_empty());
-        }
-    }
-    ensure!(shell(&server, &source.id, "cat /srv/note").await? == "kept\n");
-    for it in known {
-        remove(&server, &it).await?;
-    }
-    shell(&server, &source.id, "rm /srv/filler; sync").await?;
-    // Room is given back in the background.
-    wait_until("a fork has room", async || {
-        let forked = handle(&server, &source)?.fork(&ForkSandbox::default()).await?.pop();
-        match forked.context("no fork")? {
-            Fork::Sandbox(copy) => Ok(shell(&server, &copy.id, "cat /srv/note").await? == "kept\n"),
-            Fork::Error(error) => {
-                ensure!(error.code == "exhausted", "{error:?}");
-                Ok(false)
-            }
-        }
-    })
-    .await?;
-    server.close().await
-}
-
-async fn resized(server: &Server) -> Result<()> {
-    let source = server.create().await?;
-    shell(server, &source.id, "dd if=/dev/urandom of=/srv/note bs=1M count=12; sync").await?;
-    let taken = handle(server, &source)?.snapshot(None).await?;
-    for disk in ["160Mi", "32Mi"] {
-        let (image, wanted) = (Some(taken.reference.clone()), Some(disk.to_owned()));
-        let copy =
-            server.create_with(CreateSandbox { image, disk: wanted, ..CreateSandbox::default() }).await?;
-        ensure!(shell(server, &copy.id, "stat -c %s /srv/note").await? == "12582912\n");
-        let size = shell(server, &copy.id, "df -B1M --output=size / | tail -n 1").await?;
-        let (size, asked): (u64, u64) = (size.trim().parse()?, disk.trim_end_matches("Mi").parse()?);
-        ensure!((asked / 2..=asked).contains(&size), "{size} MiB instead of {disk}");
-        server.delete(&copy.id).await?;
-    }
-    for disk in ["8Mi", "13Mi"] {
-        let ask = json!({"image": taken.reference, "disk": disk});
-        let told = server.http()?.post("/api/v1/sandboxes", ask).await?.expect(400)?;
-        ensure!(told["error"].as_str().is_some_and(|it| it.starts_with("disk: ")), "{told}");
-    }
-    server.clear().await?;
-    remove(server, &taken).await
-}
-
-/// What is set aside for a copy is refused at once where there is none, and leaves nothing.
-async fn no_room(server: &Server) -> Result<()> {
-    let source = server.create().await?;
-    let taken = handle(server, &source)?.snapshot(None).await?;
-    let found = rustix::fs::statvfs(server.data())?;
-    let disk = (found.f_bavail * found.f_frsize - (64 << 20)).to_string();
-    let ask = json!({"image": taken.reference, "disk": disk});
-    let refused = server.http()?.post("/api/v1/sandboxes", ask).await?.expect(507)?;
-    ensure!(refused["code"] == "exhausted", "{refused}");
-    server.clear().await?;
-    ensure!(on_disk(server, "disk/sandboxes").is_empty());
-    remove(server, &taken).await
 }
