@@ -310,9 +310,9 @@ pub fn destroy(data: &Path) -> Result<(), OpenError> {
         remove_tree(&runtime::bundles(&host.net))?;
         Router::destroy(&host.net)?;
         Disk::close(data)?;
-        Disk::clear_snapshots(data)?;
         host::release(data, &host);
     }
+    Disk::clear_snapshots(data)?;
     for name in ["sandboxes", "volumes", "snapshots", "run", "disk"] {
         remove_tree(&data.join(name))?;
     }
