@@ -68,16 +68,6 @@ impl App {
         Ok(Users::read().resolve(name)?)
     }
 
-    /// The absolute path that a client means: a relative one starts where commands do, so that both mean the same file.
-    pub fn path(&self, path: &str, account: &Account) -> Result<String, ApiError> {
-        match self.config.workdir.as_deref().filter(|directory| !directory.is_empty()) {
-            Some(directory) if paths::is_relative(path) => {
-                Ok(paths::resolve(&format!("{directory}/{path}"), &account.home)?)
-            }
-            _ => Ok(paths::resolve(path, &account.home)?),
-        }
-    }
-
     /// The directory a command starts in; one that nobody named may be missing.
     pub fn working_directory(&self, asked: &str, account: &Account) -> Result<String, ApiError> {
         let named = [asked, self.config.workdir.as_deref().unwrap_or_default()]

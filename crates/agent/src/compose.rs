@@ -15,6 +15,7 @@ use crate::download;
 use crate::entries;
 use crate::errors::ApiError;
 use crate::http::{self as web, Body};
+use crate::paths;
 use crate::rpc;
 use crate::spool::Spool;
 use crate::transfer::Written;
@@ -48,8 +49,8 @@ pub async fn compose(app: &Arc<App>, request: Request<Incoming>) -> Result<Respo
         return Err(bad("destination is required".into()));
     }
     let account = app.account(ask.username.or(named).as_deref())?;
-    let destination = app.path(&ask.destination, &account)?;
-    let sources = ask.source_paths.iter().map(|source| app.path(source, &account));
+    let destination = paths::resolve(&ask.destination, &account.home)?;
+    let sources = ask.source_paths.iter().map(|source| paths::resolve(source, &account.home));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     if let Some(same) = sources.iter().find(|source| **source == destination) {
         return Err(bad(format!("source path '{same}' cannot be the same as destination")));

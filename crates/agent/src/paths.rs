@@ -35,11 +35,6 @@ pub fn resolve(path: &str, home: &str) -> Result<String, PathError> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// Whether a path has no beginning of its own.
-pub fn is_relative(path: &str) -> bool {
-    !(path.is_empty() || path.starts_with('/') || path == "~" || path.starts_with("~/"))
-}
-
 /// Directory and name of an absolute path; the root has no name.
 pub fn split(path: &str) -> Option<(&str, &str)> {
     let (parent, name) = path.rsplit_once('/')?;

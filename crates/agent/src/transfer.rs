@@ -19,6 +19,7 @@ use crate::entries::METADATA_PREFIX;
 use crate::errors::ApiError;
 use crate::gunzip::gunzip;
 use crate::http::{self as web, Body};
+use crate::paths;
 use crate::spool::Spool;
 use crate::users::Account;
 
@@ -55,7 +56,7 @@ pub fn target(app: &App, request: &Request<Incoming>) -> Result<(Account, String
     let account = app.account(web::user(request.uri(), request.headers())?.as_deref())?;
     let path = web::query(request.uri(), "path")?;
     let path = path.ok_or_else(|| ApiError::BadRequest("the query names no path".into()))?;
-    let path = app.path(&path, &account)?;
+    let path = paths::resolve(&path, &account.home)?;
     Ok((account, path))
 }
 
@@ -96,7 +97,7 @@ async fn upload_form(
         }
         let path = given.as_deref().or(field.file_name());
         let path = path.ok_or_else(|| ApiError::BadRequest("a part of the form has no file name".into()))?;
-        let path = app.path(path, &account)?;
+        let path = paths::resolve(path, &account.home)?;
         if written.iter().any(|earlier| earlier.path == path) {
             return Err(ApiError::BadRequest(format!("{path} is uploaded twice")));
         }

@@ -130,9 +130,9 @@ async fn everything_can_be_frozen_and_thawed() {
     assert_eq!(count(), frozen);
     // Whoever may not wake it is told that it rests; everybody else is answered.
     let asked = |header: Option<&str>| {
-        let request = http::Request::get("/health").header("host", "a");
+        let request = Request::get("/health").header("host", "a");
         let request = header.into_iter().fold(request, |request, name| request.header(name, "1"));
-        agent.http(request.body(http_body_util::Full::default()).unwrap())
+        agent.http(request.body(Full::default()).unwrap())
     };
     let refused = asked(Some(AWAKE_ONLY_HEADER)).await;
     assert_eq!((refused.status().as_u16(), refused.headers().contains_key(RESTING_HEADER)), (503, true));

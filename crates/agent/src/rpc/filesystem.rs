@@ -32,7 +32,7 @@ impl FilesystemService {
         work: impl FnOnce(&str) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, ApiError> {
         let account = self.account(context)?;
-        let path = self.0.path(path, &account)?;
+        let path = paths::resolve(path, &account.home)?;
         let shown = path.clone();
         self.0.workers.run(&account, move || work(&path)).await.map_err(ApiError::file(shown))
     }
@@ -71,7 +71,7 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, MoveRequest>,
     ) -> ServiceResult<MoveResponse> {
         let account = self.account(&context)?;
-        let destination = self.0.path(request.destination, &account)?;
+        let destination = paths::resolve(request.destination, &account.home).map_err(ApiError::from)?;
         let rename = move |source: &str| {
             entries::rename(source, &destination).and_then(|()| entries::stat(&destination, &Users::read()))
         };

@@ -44,7 +44,7 @@ impl ProcessService {
         let account = self.0.account(basic_user(context.headers()).as_deref())?;
         let config = request.process.into_option().unwrap_or_default();
         let cwd = match config.cwd.as_deref() {
-            Some(cwd) if !cwd.is_empty() => self.0.path(cwd, &account)?,
+            Some(cwd) if !cwd.is_empty() => crate::paths::resolve(cwd, &account.home)?,
             _ => self.0.working_directory("", &account)?,
         };
         let size = request.pty.into_option().map(|pty| size(&pty));

@@ -29,9 +29,9 @@ async function screenAndMouse(t) {
 
 async function keysAndWindows(t) {
   const screen = await desktop(t)
-  await screen.commands.run("xterm -T conf-typed -e 'read line; echo \"$line\" > /tmp/typed'", { background: true, timeoutMs: 0 })
+  await screen.commands.run("xfce4-terminal --disable-server -T conf-typed --dynamic-title-mode=none -x sh -c 'read line; echo \"$line\" > /tmp/typed'", { background: true, timeoutMs: 0 })
   const [window] = await t.eventually(async () => {
-    const found = await screen.getApplicationWindows('xterm').catch(() => [])
+    const found = await screen.getApplicationWindows('xfce4-terminal').catch(() => [])
     return found.length && found
   }, 'the window is there', 30)
   t.contains(await screen.getWindowTitle(window), 'conf-typed', 'getWindowTitle')

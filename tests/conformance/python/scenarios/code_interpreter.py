@@ -153,7 +153,7 @@ async def what_dies_is_started_again(t):
     sandbox = await interpreter(t)
     health = "curl -s -o /dev/null -w '%{http_code}' http://localhost:49999/health"
     t.equal((await sandbox.commands.run(health)).stdout, "200", "/health")
-    await sandbox.commands.run("pkill -9 -f '[i]pykernel' || pkill -9 -f '[j]upyter'", user="root")
+    await sandbox.commands.run("pkill -9 -f '[i]pykernel' || pkill -9 -f '[k]ernel/python.py'", user="root")
 
     async def works():
         try:

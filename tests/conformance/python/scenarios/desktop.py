@@ -75,11 +75,11 @@ async def the_mouse_moves_and_clicks(t):
 @tried
 async def keys_reach_a_program(t):
     screen = await desktop(t)
-    await screen.commands.run("command -v xterm")
-    await screen.commands.run("xterm -T conf-typed -e 'read line; echo \"$line\" > /tmp/typed'", background=True, timeout=0)
+    await screen.commands.run("command -v xfce4-terminal")
+    await screen.commands.run("xfce4-terminal --disable-server -T conf-typed --dynamic-title-mode=none -x sh -c 'read line; echo \"$line\" > /tmp/typed'", background=True, timeout=0)
 
     async def windows():
-        return await screen.get_application_windows("xterm")
+        return await screen.get_application_windows("xfce4-terminal")
 
     found = await t.eventually(windows, "the window is there", 30)
     t.contains(await screen.get_window_title(found[0]), "conf-typed", "its title")
