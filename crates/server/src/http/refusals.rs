@@ -7,7 +7,7 @@ use utoipa::openapi::{
 };
 
 /// The calls whose errors have the shape of `ErrorBody`.
-const OURS: [&str; 2] = ["/api/v1/", "/v1/sandbox/"];
+const OURS: [&str; 3] = ["/api/v1/", "/api/kata", "/v1/sandbox/"];
 
 /// A kind of refusal.
 struct Refusal {
@@ -32,7 +32,7 @@ const REFUSALS: [Refusal; 8] = [
     Refusal {
         status: "409",
         says: "Its phase, or what is there already, does not allow it",
-        concerns: names_one,
+        concerns: may_collide,
     },
     Refusal { status: "502", says: "A registry cannot be reached, or gave no image", concerns: may_start },
     Refusal {
@@ -43,13 +43,14 @@ const REFUSALS: [Refusal; 8] = [
     Refusal { status: "507", says: "There is no room", concerns: may_start },
 ];
 
-fn names_one(path: &str) -> bool {
-    path.contains('{')
+/// Whether a call is about something that may be in a state that forbids it, or was asked for before.
+fn may_collide(path: &str) -> bool {
+    path.contains('{') || may_start(path)
 }
 
 /// Whether a call may have a sandbox made or woken, or an image fetched.
 fn may_start(path: &str) -> bool {
-    ["sandbox", "images"].iter().any(|word| path.contains(word))
+    ["sandbox", "images", "kata"].iter().any(|word| path.contains(word))
 }
 
 /// Adds what is not described yet.
