@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, OriginalUri, Request, State},
     http::{HeaderValue, StatusCode},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
@@ -142,9 +142,14 @@ pub fn router(services: Arc<Services>) -> Router {
 }
 
 async fn unknown(request: Request) -> Response {
-    let message = format!("there is nothing at {}; see /docs", request.uri().path());
+    let message = format!("there is nothing at {}; see /docs", path_of(&request));
     let answer = plain(StatusCode::NOT_FOUND, "unknown_route", &message);
-    in_their_shape(request.uri().path(), answer)
+    in_their_shape(path_of(&request), answer)
+}
+
+/// The path as it was asked for: a nested router is shown the rest of it.
+fn path_of(request: &Request) -> &str {
+    request.extensions().get::<OriginalUri>().map_or_else(|| request.uri().path(), |uri| uri.path())
 }
 
 /// Nothing is known of the path but how it begins.
@@ -153,9 +158,9 @@ fn in_their_shape(path: &str, answer: Response) -> Response {
 }
 
 async fn wrong_method(request: Request) -> Response {
-    let message = format!("{} cannot be done at {}; see /docs", request.method(), request.uri().path());
+    let message = format!("{} cannot be done at {}; see /docs", request.method(), path_of(&request));
     let answer = plain(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", &message);
-    in_their_shape(request.uri().path(), answer)
+    in_their_shape(path_of(&request), answer)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over by value")]
