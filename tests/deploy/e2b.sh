@@ -21,6 +21,7 @@ another_key() {
     member "$(api /api/v1/keys -H 'Content-Type: application/json' -d "{\"name\": \"conformance\", \"tenant\": \"$1\"}")" 'it["secret"]'
 }
 
+# Not among the cases that are tried unless it is named: tests/deploy/installed … clients_of_e2b_work_unmodified.
 # The newest clients, each once; what a cluster cannot do yet says so (docs/compatibility.md).
 clients_of_e2b_work_unmodified() {
     base_template

@@ -103,7 +103,7 @@ event: CompletedEvent" "$(grep '^event: ' <<<"$each")" "the names of the executo
             "what they tell"
     done
     same 200 "$(content_status "8666-$id" /healthz -H "X-API-Key: $(admin_key)")" "its health"
-    same 401 "$(content_status "8666-$id" /healthz)" "its health, for nobody"
+    same 403 "$(content_status "8666-$id" /healthz)" "its health, for nobody"
     # Past Traefik and gateway nobody reaches it.
     fails curl -s --max-time 2 "http://$(t get pod "$id" -o 'jsonpath={.status.podIP}'):8666/healthz"
 }

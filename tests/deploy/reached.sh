@@ -69,7 +69,7 @@ what_is_at_home_stays() {
     local id
     exec_in "$(t get sandbox alice -o 'jsonpath={.status.id}')" 'echo "<h1>Changed</h1>" >/home/user/web/index.html; rm /home/user/.bashrc; touch /tmp/gone'
     t delete sandbox alice --timeout=90s
-    same 401 "$(content_status alice-web /)" "a host name that leads nowhere"
+    same 403 "$(content_status alice-web /)" "a host name that leads nowhere"
     example | kubectl apply -f -
     running alice
     wanted="<h1>Changed</h1>" eventually 30 answers alice-web /
@@ -137,7 +137,7 @@ each_user_has_a_sandbox() {
 the_desktop_is_seen_in_a_browser() {
     local id token shots=target/test-logs
     id=$(member "$(call GET alice)" 'it["id"]')
-    same 401 "$(content_status alice-vnc /vnc.html)" "a desktop, for nobody"
+    same 403 "$(content_status alice-vnc /vnc.html)" "a desktop, for nobody"
     same 200 "$(content_status alice-vnc /vnc.html -H "X-API-Key: $(admin_key)")" "a desktop, for a key"
     # What the user runs on the other port.
     exec_in "$id" 'mkdir -p web; echo mine >web/index.html; setsid python3 -m http.server --directory web 3000 >/dev/null 2>&1 </dev/null &'

@@ -48,8 +48,8 @@ single_routes_answer() {
     local id link
     id=$(carol)
     eventually 30 with_key carol-web
-    same 401 "$(content_status carol-web /)" "a private port, for nobody"
-    same 401 "$(content_status carol-web / -H 'X-API-Key: e2b_0')" "a private port, for another key"
+    same 403 "$(content_status carol-web /)" "a private port, for nobody"
+    same 403 "$(content_status carol-web / -H 'X-API-Key: e2b_0')" "a private port, for another key"
     # Links lead to the port of the one sandbox.
     link=$(member "$(api "/api/v1/sandboxes/$id/links" -H 'Content-Type: application/json' -d '{"port": "web"}')" 'it["url"]')
     same carol "$(through_traefik "8000-$id.$ATOLL_CLUSTER_CONTENT_DOMAIN" "/${link#*/*/*/}" -L -c "$work/cookies")" "what a link opens"
