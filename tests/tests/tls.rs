@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use atoll_proto::api::{CreateSandbox, Sandbox};
-use atoll_tests::{Options, Run, Server, host, http::Http, scratch, server::wait_until, story};
+use atoll_tests::{Options, Run, Server, cli::Cli, host, http::Http, scratch, server::wait_until, story};
 use futures::{SinkExt, StreamExt};
 use reqwest::{Certificate, Client, Version};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -105,7 +105,7 @@ async fn distrust(server: &Server) -> Result<()> {
     ensure!(stranger.is_err(), "{stranger:?}");
     let plain = Http::new(&server.url().replace("https", "http"), None)?.get("/healthz").await;
     ensure!(plain.is_err(), "{plain:?}");
-    let cli = server.cli()?.run(&["ls"]).await?;
+    let cli = Cli::new(&server.url(), server.key()?.as_deref())?.run(&["ls"]).await?;
     ensure!(cli.code == 1 && cli.stderr.contains("certificate"), "{cli:?}");
     Ok(())
 }

@@ -306,8 +306,7 @@ async fn what_breaks_inside_is_told_by_the_log_alone() {
     server.driver.fail_next("create", secret());
     let text = call("text/event-stream").await.unwrap().text().await.unwrap();
     assert_eq!(events(&text).pop().unwrap().1["error"]["error"], expected);
-    server.driver.fail_next("list", secret());
-    let (status, body) = server.get("/readyz").await;
+    let (status, body) = server.ready_without_lists(secret).await;
     assert!(status == 503 && !body.to_string().contains("/srv/secret"), "{body}");
 }
 

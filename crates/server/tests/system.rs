@@ -238,9 +238,8 @@ async fn metrics_can_be_read_and_count() {
 #[tokio::test]
 async fn it_is_not_ready_while_the_driver_fails() {
     let server = start().await;
-    let failure = atoll_core::driver::DriverError::Internal("the disk is gone".into());
-    server.driver.fail_next("list", failure);
-    let (status, refused) = server.get("/readyz").await;
+    let failure = || atoll_core::driver::DriverError::Internal("the disk is gone".into());
+    let (status, refused) = server.ready_without_lists(failure).await;
     assert_eq!((status, refused["code"].as_str()), (503, Some("not_ready")));
     assert_eq!(server.get("/readyz").await.0, 200);
     assert_eq!(server.get("/api/v1/doctor").await.1["checks"][0]["status"], "ok");

@@ -7,6 +7,7 @@
 pub mod agent;
 
 use atoll_core::{
+    driver::DriverError,
     key::{ApiKey, Role, hash},
     store::Store,
     testing::{FakeDriver, FakeStore},
@@ -89,6 +90,20 @@ impl Running {
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
         read(self.call(Method::GET, path).send().await.unwrap()).await
+    }
+
+    /// Whether the server is ready when the driver cannot list. The sweep of a server that begins lists too, once, and may be
+    /// who meets the failure.
+    pub async fn ready_without_lists(&self, failure: impl Fn() -> DriverError) -> (u16, Value) {
+        let mut answer = (0, Value::Null);
+        for _ in 0..2 {
+            self.driver.fail_next("list", failure());
+            answer = self.get("/readyz").await;
+            if answer.0 != 200 {
+                break;
+            }
+        }
+        answer
     }
 
     pub async fn delete(&self, path: &str) -> (u16, Value) {
