@@ -9,7 +9,7 @@ use atoll_core::{
 };
 use atoll_proto::{
     agent::{AWAKE_ONLY_HEADER, RESTING_HEADER},
-    sign::SIGNATURE_HEADER,
+    sign,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
@@ -185,13 +185,7 @@ impl Inner {
         }
         let signer = way.is_to_agent().then(|| self.driver.agent_signer(&way.id)).flatten();
         if let Some(sign) = signer {
-            let now = u64::try_from((self.clock)().as_millisecond()).unwrap_or_default();
-            let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-            let proof = sign(now, parts.method.as_str(), target);
-            // A proof is digits and letters; one that were not a header's value would be refused at the other end.
-            if let Ok(proof) = HeaderValue::from_str(&proof) {
-                request.headers_mut().insert(SIGNATURE_HEADER, proof);
-            }
+            sign::prove(&mut request, (self.clock)().as_millisecond(), &*sign);
         }
         request
     }

@@ -8,6 +8,7 @@
 //! write to, a signed request would need TLS around it.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use http::{HeaderValue, Request};
 
 /// The header that carries the signature: `v1,<unix milliseconds>,<hex>`.
 pub const SIGNATURE_HEADER: &str = "atoll-signature";
@@ -56,6 +57,17 @@ impl RequestSigner {
     pub fn sign(&self, now_ms: u64, sandbox_id: &str, method: &str, target: &str) -> String {
         let signature = self.0.sign(statement(now_ms, sandbox_id, method, target).as_bytes());
         format!("v1,{now_ms},{}", hex::encode(signature.to_bytes()))
+    }
+}
+
+/// Adds to a request the proof that `sign` makes of the time (milliseconds since the epoch), its method, and its path with
+/// its query.
+pub fn prove<B>(request: &mut Request<B>, now_ms: i64, sign: impl Fn(u64, &str, &str) -> String) {
+    let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let proof = sign(u64::try_from(now_ms).unwrap_or_default(), request.method().as_str(), target);
+    // A proof is digits and letters; one that were not a header's value would be refused at the other end.
+    if let Ok(proof) = HeaderValue::from_str(&proof) {
+        request.headers_mut().insert(SIGNATURE_HEADER, proof);
     }
 }
 
@@ -131,6 +143,18 @@ mod tests {
         for now in [939_999, 1_060_001] {
             let error = verifier.verify(now, Some(&header), "GET", "/files?path=/x");
             assert_eq!(error, Err(SignatureError::OutsideWindow(60_001)));
+        }
+    }
+
+    #[test]
+    fn a_proof_is_of_the_whole_request_line() {
+        let (signer, verifier) = pair();
+        for (uri, target) in [("/files?path=/x", "/files?path=/x"), ("http://agent", "/")] {
+            let mut request = Request::post(uri).header(SIGNATURE_HEADER, "forged").body(()).unwrap();
+            prove(&mut request, 7, |now, method, target| signer.sign(now, "isandbox", method, target));
+            assert_eq!(request.headers().get_all(SIGNATURE_HEADER).iter().count(), 1);
+            let header = request.headers()[SIGNATURE_HEADER].to_str().unwrap();
+            assert_eq!(verifier.verify(7, Some(header), "POST", target), Ok(()), "{uri}");
         }
     }
 

@@ -5,16 +5,10 @@ use atoll_client::{
     api::{Image, Pruned, PullEvent, PullImage},
 };
 use futures::StreamExt;
-use serde::Serialize;
 use std::io;
 
-use super::{Context, tally};
-use crate::{
-    cli::Images,
-    failure::Failure,
-    output::{self, Format},
-    values::bytes,
-};
+use super::{Context, remove_each};
+use crate::{cli::Images, failure::Failure, output, values::bytes};
 
 /// `atoll images`
 pub async fn images(context: &Context, command: Images) -> Result<(), Failure> {
@@ -24,7 +18,12 @@ pub async fn images(context: &Context, command: Images) -> Result<(), Failure> {
             pull(context, &PullImage { reference, username, password }).await
         }
         Images::Ls => ls(context).await,
-        Images::Rm { references } => rm(context, references).await,
+        Images::Rm { references } => {
+            remove_each(context, "reference", &references, async |reference| {
+                context.client.remove_image(reference).await
+            })
+            .await
+        }
         Images::Prune => prune(context).await,
     }
 }
@@ -83,25 +82,6 @@ fn row(image: &Image) -> Vec<String> {
 /// As much of a digest as tells images apart.
 fn short(digest: &str) -> String {
     digest.trim_start_matches("sha256:").chars().take(12).collect()
-}
-
-/// An image that was removed.
-#[derive(Serialize)]
-struct Removed<'a> {
-    reference: &'a str,
-    removed: bool,
-}
-
-async fn rm(context: &Context, references: Vec<String>) -> Result<(), Failure> {
-    let (mut removed, mut outcomes) = (Vec::new(), Vec::new());
-    for reference in &references {
-        let outcome = context.client.remove_image(reference).await;
-        outcomes
-            .push(outcome.map(|()| removed.push(Removed { reference, removed: true })).map_err(Into::into));
-    }
-    let format = if context.format == Format::Table { Format::Name } else { context.format };
-    format.print_all(&removed, &[], |_| Vec::new(), |removed| removed.reference)?;
-    tally(outcomes)
 }
 
 async fn prune(context: &Context) -> Result<(), Failure> {

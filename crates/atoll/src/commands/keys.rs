@@ -1,13 +1,11 @@
 //! `keys`: made, listed, revoked.
 
 use atoll_client::api::{CreateKey, Key, Role};
-use serde::Serialize;
 
-use super::{Context, tally, word};
+use super::{Context, remove_each, word};
 use crate::{
     cli::{self, Keys},
     failure::Failure,
-    output::Format,
     values::moment,
 };
 
@@ -20,7 +18,9 @@ pub async fn keys(context: &Context, command: Keys) -> Result<(), Failure> {
             context.format.print_all(&items, &header, row, |key| &key.id)
         }
         Keys::Create { name, tenant, role } => create(context, name, tenant, role).await,
-        Keys::Rm { ids } => rm(context, ids).await,
+        Keys::Rm { ids } => {
+            remove_each(context, "id", &ids, async |id| context.client.remove_key(id).await).await
+        }
     }
 }
 
@@ -50,22 +50,4 @@ fn fields(key: &Key) -> Vec<(&'static str, String)> {
         ("role", word(&key.role)),
         ("secret", key.secret.clone().unwrap_or_default()),
     ]
-}
-
-/// A key that was revoked.
-#[derive(Serialize)]
-struct Removed<'a> {
-    id: &'a str,
-    removed: bool,
-}
-
-async fn rm(context: &Context, ids: Vec<String>) -> Result<(), Failure> {
-    let (mut removed, mut outcomes) = (Vec::new(), Vec::new());
-    for id in &ids {
-        let outcome = context.client.remove_key(id).await;
-        outcomes.push(outcome.map(|()| removed.push(Removed { id, removed: true })).map_err(Into::into));
-    }
-    let format = if context.format == Format::Table { Format::Name } else { context.format };
-    format.print_all(&removed, &[], |_| Vec::new(), |removed| removed.id)?;
-    tally(outcomes)
 }

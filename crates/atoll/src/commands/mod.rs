@@ -15,8 +15,9 @@ mod templates;
 mod url;
 mod volumes;
 
-use atoll_client::{Client, api::Sandbox};
-use std::process::ExitCode;
+use atoll_client::{Client, Error, api::Sandbox};
+use serde::Serialize;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use crate::{
     cli::{Command, Global},
@@ -85,6 +86,54 @@ async fn answer(context: &Context, command: Command) -> Result<(), Failure> {
     }
 }
 
+/// Something that is there no more, as it is printed.
+#[derive(Serialize)]
+struct Removed {
+    #[serde(flatten)]
+    named: BTreeMap<&'static str, String>,
+    removed: bool,
+}
+
+impl Removed {
+    /// `key` is what the API calls names of this kind.
+    fn new(key: &'static str, name: &str) -> Self {
+        Self { named: [(key, name.to_owned())].into(), removed: true }
+    }
+
+    fn name(&self) -> &str {
+        self.named.values().next().map_or("", String::as_str)
+    }
+}
+
+/// Removes one after another, each by its name, whose key in JSON is `key`.
+async fn remove_each(
+    context: &Context,
+    key: &'static str,
+    names: &[String],
+    remove: impl AsyncFn(&str) -> Result<(), Error>,
+) -> Result<(), Failure> {
+    let mut outcomes = Vec::with_capacity(names.len());
+    for name in names {
+        outcomes.push(remove(name).await.map(|()| Removed::new(key, name)).map_err(Failure::from));
+    }
+    finish(context.format, outcomes, Removed::name)
+}
+
+/// Prints what went well, by name alone where a person reads, then complains about the rest.
+fn finish<T: Serialize>(
+    format: Format,
+    outcomes: Vec<Result<T, Failure>>,
+    name: impl Fn(&T) -> &str,
+) -> Result<(), Failure> {
+    let (mut done, mut tallied) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        tallied.push(outcome.map(|item| done.push(item)));
+    }
+    let format = if format == Format::Table { Format::Name } else { format };
+    format.print_all(&done, &[], |_| Vec::new(), name)?;
+    tally(tallied)
+}
+
 /// Complains about each that failed and says how many did.
 fn tally(outcomes: Vec<Result<(), Failure>>) -> Result<(), Failure> {
     let all = outcomes.len();
@@ -103,7 +152,7 @@ fn tally(outcomes: Vec<Result<(), Failure>>) -> Result<(), Failure> {
 }
 
 /// A word of the API as it is written in JSON.
-fn word(value: &impl serde::Serialize) -> String {
+fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         Ok(other) => other.to_string(),

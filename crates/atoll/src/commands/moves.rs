@@ -2,14 +2,12 @@
 
 use atoll_client::{ListSandboxes, Sandbox, api::Sandbox as Info};
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::Serialize;
 
-use super::{Context, resolve, tally};
+use super::{Context, Removed, finish, resolve};
 use crate::{
     cli::{Rm, Several},
     failure::Failure,
-    output::{self, Format},
-    values,
+    output, values,
 };
 
 /// How many calls are made at once.
@@ -33,7 +31,9 @@ pub enum Move {
 /// `atoll stop` and its like.
 pub async fn moves(context: &Context, args: Several, to: Move) -> Result<(), Failure> {
     let outcomes = args.sandboxes.iter().map(|written| move_one(context, written, to));
-    finish(context.format, stream::iter(outcomes).buffered(AT_ONCE).collect().await)
+    finish(context.format, stream::iter(outcomes).buffered(AT_ONCE).collect().await, |sandbox: &Info| {
+        &sandbox.id
+    })
 }
 
 async fn move_one(context: &Context, written: &str, to: Move) -> Result<Info, Failure> {
@@ -47,41 +47,6 @@ async fn move_one(context: &Context, written: &str, to: Move) -> Result<Info, Fa
     }?)
 }
 
-/// Anything that has an id to print.
-trait Named: Serialize {
-    fn name(&self) -> &str;
-}
-
-impl Named for Info {
-    fn name(&self) -> &str {
-        &self.id
-    }
-}
-
-/// A sandbox that is being taken down.
-#[derive(Serialize)]
-struct Removed {
-    id: String,
-    removed: bool,
-}
-
-impl Named for Removed {
-    fn name(&self) -> &str {
-        &self.id
-    }
-}
-
-/// Prints what went well, then complains about the rest.
-fn finish<T: Named>(format: Format, outcomes: Vec<Result<T, Failure>>) -> Result<(), Failure> {
-    let (mut done, mut tallied) = (Vec::new(), Vec::new());
-    for outcome in outcomes {
-        tallied.push(outcome.map(|item| done.push(item)));
-    }
-    let format = if format == Format::Table { Format::Name } else { format };
-    format.print_all(&done, &[], |_| Vec::new(), Named::name)?;
-    tally(tallied)
-}
-
 /// `atoll rm`
 pub async fn rm(context: &Context, args: Rm) -> Result<(), Failure> {
     let mut written = args.sandboxes.clone();
@@ -93,7 +58,7 @@ pub async fn rm(context: &Context, args: Rm) -> Result<(), Failure> {
     }
     let outcomes = written.iter().map(|written| remove(context, written, args.force));
     let outcomes: Vec<_> = stream::iter(outcomes).buffered(AT_ONCE).collect().await;
-    finish(context.format, outcomes.into_iter().filter_map(Result::transpose).collect())
+    finish(context.format, outcomes.into_iter().filter_map(Result::transpose).collect(), Removed::name)
 }
 
 async fn matching(context: &Context, args: &Rm) -> Result<Vec<String>, Failure> {
@@ -111,6 +76,6 @@ async fn remove(context: &Context, written: &str, force: bool) -> Result<Option<
     match sandbox.delete().await {
         Err(error) if force && error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
-        Ok(()) => Ok(Some(Removed { id: sandbox.id().into(), removed: true })),
+        Ok(()) => Ok(Some(Removed::new("id", sandbox.id()))),
     }
 }

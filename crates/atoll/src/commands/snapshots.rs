@@ -5,13 +5,11 @@ use atoll_client::{
     api::{Fork, ForkSandbox, Sandbox, Snapshot},
 };
 use futures::TryStreamExt;
-use serde::Serialize;
 
-use super::{Context, resolve, tally};
+use super::{Context, finish, remove_each, resolve};
 use crate::{
     cli::{MakeForks, Snapshots},
     failure::Failure,
-    output::Format,
     values::{bytes, moment},
 };
 
@@ -29,7 +27,9 @@ pub async fn snapshots(context: &Context, command: Snapshots) -> Result<(), Fail
             let header = ["ID", "NAMES", "SANDBOX", "IMAGE", "SIZE", "TAKEN"];
             context.format.print_all(&items, &header, row, |snapshot| &snapshot.id)
         }
-        Snapshots::Rm { ids } => rm(context, ids).await,
+        Snapshots::Rm { ids } => {
+            remove_each(context, "id", &ids, async |id| context.client.remove_snapshot(id).await).await
+        }
     }
 }
 
@@ -44,39 +44,13 @@ fn row(snapshot: &Snapshot) -> Vec<String> {
     ]
 }
 
-/// A snapshot that was removed.
-#[derive(Serialize)]
-struct Removed<'a> {
-    id: &'a str,
-    removed: bool,
-}
-
-async fn rm(context: &Context, ids: Vec<String>) -> Result<(), Failure> {
-    let (mut removed, mut outcomes) = (Vec::new(), Vec::new());
-    for id in &ids {
-        let outcome = context.client.remove_snapshot(id).await;
-        outcomes.push(outcome.map(|()| removed.push(Removed { id, removed: true })).map_err(Into::into));
-    }
-    let format = if context.format == Format::Table { Format::Name } else { context.format };
-    format.print_all(&removed, &[], |_| Vec::new(), |removed| removed.id)?;
-    tally(outcomes)
-}
-
 /// `atoll fork`
 pub async fn fork(context: &Context, args: MakeForks) -> Result<(), Failure> {
     let sandbox = resolve::sandbox(&context.client, &args.sandbox).await?;
     let forks = sandbox.fork(&ForkSandbox { count: args.count, ttl: args.ttl }).await?;
-    let (mut made, mut outcomes): (Vec<Sandbox>, _) = (Vec::new(), Vec::new());
-    for fork in forks {
-        outcomes.push(match fork {
-            Fork::Sandbox(sandbox) => {
-                made.push(*sandbox);
-                Ok(())
-            }
-            Fork::Error(error) => Err(Failure::Wrong(format!("{} ({})", error.error, error.code))),
-        });
-    }
-    let format = if context.format == Format::Table { Format::Name } else { context.format };
-    format.print_all(&made, &[], |_| Vec::new(), |sandbox| &sandbox.id)?;
-    tally(outcomes)
+    let outcomes = forks.into_iter().map(|fork| match fork {
+        Fork::Sandbox(sandbox) => Ok(*sandbox),
+        Fork::Error(error) => Err(Failure::Wrong(format!("{} ({})", error.error, error.code))),
+    });
+    finish(context.format, outcomes.collect(), |sandbox: &Sandbox| &sandbox.id)
 }

@@ -1,12 +1,11 @@
 //! `templates`: recipes from files, listed, shown, removed.
 
 use atoll_client::api::{Template, TemplateSpec};
-use serde::Serialize;
 use serde_json::Value;
 use std::{fs, io::Read, path::Path};
 
-use super::{Context, tally, word};
-use crate::{cli::Templates, failure::Failure, output::Format, values::moment};
+use super::{Context, remove_each, word};
+use crate::{cli::Templates, failure::Failure, values::moment};
 
 /// The times of a lifecycle for which a file may say "never": TOML has no word for the `null` of JSON.
 const TIMES: [&str; 4] = ["pause_after", "stop_after", "terminate_after", "ttl"];
@@ -22,7 +21,10 @@ pub async fn templates(context: &Context, command: Templates) -> Result<(), Fail
             context.format.print_one(&template, fields, &template.name)
         }
         Templates::Apply { file, name } => apply(context, &file, name).await,
-        Templates::Rm { names } => rm(context, names).await,
+        Templates::Rm { names } => {
+            remove_each(context, "name", &names, async |name| context.client.remove_template(name).await)
+                .await
+        }
     }
 }
 
@@ -102,24 +104,6 @@ fn never_is_null(spec: &mut Value) {
             *value = Value::Null;
         }
     }
-}
-
-/// A template that was removed.
-#[derive(Serialize)]
-struct Removed<'a> {
-    name: &'a str,
-    removed: bool,
-}
-
-async fn rm(context: &Context, names: Vec<String>) -> Result<(), Failure> {
-    let (mut removed, mut outcomes) = (Vec::new(), Vec::new());
-    for name in &names {
-        let outcome = context.client.remove_template(name).await;
-        outcomes.push(outcome.map(|()| removed.push(Removed { name, removed: true })).map_err(Into::into));
-    }
-    let format = if context.format == Format::Table { Format::Name } else { context.format };
-    format.print_all(&removed, &[], |_| Vec::new(), |removed| removed.name)?;
-    tally(outcomes)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use atoll_client::api::VolumeInfo;
 use serde::Serialize;
 
-use super::{Context, tally};
-use crate::{cli::Volumes, failure::Failure, output::Format, values::moment};
+use super::{Context, finish};
+use crate::{cli::Volumes, failure::Failure, values::moment};
 
 /// `atoll volumes`
 pub async fn volumes(context: &Context, command: Volumes) -> Result<(), Failure> {
@@ -32,13 +32,10 @@ struct Removed<'a> {
 }
 
 async fn rm(context: &Context, owner: &str, names: Vec<String>) -> Result<(), Failure> {
-    let (mut removed, mut outcomes) = (Vec::new(), Vec::new());
+    let mut outcomes = Vec::with_capacity(names.len());
     for name in &names {
         let outcome = context.client.remove_volume(owner, name).await;
-        let done = |()| removed.push(Removed { owner, name, removed: true });
-        outcomes.push(outcome.map(done).map_err(Into::into));
+        outcomes.push(outcome.map(|()| Removed { owner, name, removed: true }).map_err(Failure::from));
     }
-    let format = if context.format == Format::Table { Format::Name } else { context.format };
-    format.print_all(&removed, &[], |_| Vec::new(), |removed| removed.name)?;
-    tally(outcomes)
+    finish(context.format, outcomes, |removed| removed.name)
 }

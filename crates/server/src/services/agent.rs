@@ -8,12 +8,12 @@ use atoll_core::{
     phase::Phase,
     sandbox::Sandbox,
 };
-use atoll_proto::sign::SIGNATURE_HEADER;
+use atoll_proto::sign;
 use connectrpc::{
     ConnectError, ErrorCode,
     client::{BoxFuture, ClientBody, ClientConfig, ClientTransport},
 };
-use http::{HeaderValue, Request, Response, Uri};
+use http::{Request, Response, Uri};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -58,13 +58,8 @@ struct Signature {
 impl Signature {
     /// Adds the proof that a request comes from this server.
     fn sign<B>(&self, request: &mut Request<B>) {
-        let Some(sign) = &self.signer else { return };
-        let now = u64::try_from(self.world.now().as_millisecond()).unwrap_or_default();
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        let proof = sign(now, request.method().as_str(), target);
-        // A proof is digits and letters; one that were not a header's value would be refused at the other end.
-        if let Ok(proof) = HeaderValue::from_str(&proof) {
-            request.headers_mut().insert(SIGNATURE_HEADER, proof);
+        if let Some(sign) = &self.signer {
+            sign::prove(request, self.world.now().as_millisecond(), &**sign);
         }
     }
 }

@@ -20,13 +20,10 @@ impl Services {
     pub fn shown(&self, sandbox: Sandbox) -> api::Sandbox {
         let Some(links) = &self.base.config.links else { return convert::sandbox(sandbox) };
         let (address, id) = (&links.address, sandbox.id());
-        api::Sandbox {
-            urls: urls(address, &sandbox),
-            port_url: Some(address.port_pattern(id)),
-            access_url: Some(format!("{}/api/v1/sandbox/{id}", address.shared())),
-            access_token: Some(links.key.traffic_token(id)),
-            ..convert::sandbox(sandbox.clone())
-        }
+        let (urls, port_url) = (urls(address, &sandbox), Some(address.port_pattern(id)));
+        let access_url = Some(format!("{}/api/v1/sandbox/{id}", address.shared()));
+        let access_token = Some(links.key.traffic_token(id));
+        api::Sandbox { urls, port_url, access_url, access_token, ..convert::sandbox(sandbox) }
     }
 
     /// A link that opens one port of a sandbox for a while.

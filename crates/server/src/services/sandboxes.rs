@@ -11,6 +11,7 @@ use atoll_core::{
     template::Template,
 };
 use atoll_proto::api;
+use jiff::Timestamp;
 use std::{future::Future, sync::Arc};
 
 use super::{
@@ -148,7 +149,7 @@ impl Services {
     }
 
     /// What an earlier request with the same key made or is making.
-    async fn repeat(&self, id: &str, since: jiff::Timestamp, asked: &Sandbox) -> Result<Begun, ServiceError> {
+    async fn repeat(&self, id: &str, since: Timestamp, asked: &Sandbox) -> Result<Begun, ServiceError> {
         let id = SandboxId::parse(id)?;
         if let Some(creation) = self.creations.find(&id) {
             return Ok(Begun::UnderWay(creation));
@@ -253,14 +254,26 @@ impl Services {
 
     /// All that the caller may reach and that match, newest first.
     pub async fn all(&self, caller: &Caller, query: ListQuery) -> Result<Vec<Sandbox>, ServiceError> {
-        let (mut all, mut query) = (Vec::new(), ListQuery { limit: PAGE, ..query });
+        self.first(caller, query, usize::MAX, |_| true).await
+    }
+
+    /// The first `wanted` that the caller may reach, that match and that `keep` keeps, newest first.
+    pub async fn first(
+        &self,
+        caller: &Caller,
+        query: ListQuery,
+        wanted: usize,
+        keep: impl Fn(&Sandbox) -> bool,
+    ) -> Result<Vec<Sandbox>, ServiceError> {
+        let (mut found, mut query) = (Vec::new(), ListQuery { limit: PAGE.min(wanted), ..query });
         loop {
             let page = self.page(caller, query.clone()).await?;
-            all.extend(page.items);
-            match page.next {
-                None => return Ok(all),
-                next => query.cursor = next,
+            found.extend(page.items.into_iter().filter(&keep));
+            if page.next.is_none() || found.len() >= wanted {
+                found.truncate(wanted);
+                return Ok(found);
             }
+            query.cursor = page.next;
         }
     }
 
@@ -311,7 +324,8 @@ impl Services {
         let mut sandbox = self.sandbox(caller, id).await?;
         let id = sandbox.id().clone();
         let policy = change.network.map(convert::network_in).transpose()?;
-        let deadline = change.ttl.map(|ttl| self.deadline(&sandbox, ttl)).transpose()?;
+        let now = self.base.world.now();
+        let deadline = change.ttl.map(|ttl| deadline_in(&sandbox, ttl, now)).transpose()?;
         if let Some(deadline) = deadline {
             sandbox = self.base.driver.set_deadline(&id, deadline).await?;
         }
@@ -320,19 +334,6 @@ impl Services {
             sandbox = to_the_end(async move { driver.set_network(&id, policy).await }).await??;
         }
         Ok(sandbox)
-    }
-
-    fn deadline(&self, sandbox: &Sandbox, ttl: Option<i64>) -> Result<Option<jiff::Timestamp>, ServiceError> {
-        let Some(seconds) = ttl else {
-            if sandbox.spec.lifecycle.allow_no_ttl {
-                return Ok(None);
-            }
-            let problem = "this sandbox's template demands a time to live; give seconds";
-            return Err(ServiceError::invalid("ttl", problem));
-        };
-        let deadline = later(self.base.world.now(), positive(seconds)?);
-        let beyond = "reaches beyond the end of time; use null for no deadline";
-        Ok(Some(deadline.ok_or_else(|| ServiceError::invalid("ttl", beyond))?))
     }
 
     /// Moves a sandbox to another phase and waits until it is there.
@@ -381,6 +382,22 @@ impl Services {
         let stream = self.base.driver.logs(sandbox.id(), tail, follow).await?;
         Ok((sandbox, stream))
     }
+}
+
+/// The deadline that a time to live (in seconds; `None` is none at all) from now on gives a sandbox.
+pub fn deadline_in(
+    sandbox: &Sandbox,
+    ttl: Option<i64>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, ServiceError> {
+    let refuse = |problem| ServiceError::invalid("ttl", problem);
+    let Some(seconds) = ttl else {
+        let problem = "this sandbox's template demands a time to live; give seconds";
+        return if sandbox.spec.lifecycle.allow_no_ttl { Ok(None) } else { Err(refuse(problem)) };
+    };
+    let deadline = later(now, positive(seconds)?);
+    let beyond = "reaches beyond the end of time; use null for no deadline";
+    deadline.map(Some).ok_or_else(|| refuse(beyond))
 }
 
 /// A template that is not there is a mistake in the body, not in the path.

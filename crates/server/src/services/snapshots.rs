@@ -4,8 +4,7 @@
 use atoll_core::{
     driver::DriverError,
     id::SnapshotId,
-    lifecycle::later,
-    request::{Ttl, positive},
+    request::Ttl,
     sandbox::{Sandbox, SandboxSpec},
     snapshot::{NewSnapshot, Snapshot, SnapshotPage, SnapshotQuery, check_snapshot_name},
 };
@@ -13,7 +12,12 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use std::sync::Arc;
 
-use super::{Services, access::Caller, error::ServiceError, sandboxes::to_the_end};
+use super::{
+    Services,
+    access::Caller,
+    error::ServiceError,
+    sandboxes::{deadline_in, to_the_end},
+};
 use crate::world;
 
 /// Most forks of one request.
@@ -94,7 +98,8 @@ impl Services {
         self.remove_snapshot(snapshot.id).await
     }
 
-    async fn remove_snapshot(&self, id: SnapshotId) -> Result<(), ServiceError> {
+    /// Removes one that the caller was found to reach.
+    pub async fn remove_snapshot(&self, id: SnapshotId) -> Result<(), ServiceError> {
         let driver = self.base.driver.clone();
         Ok(to_the_end(async move { driver.snapshots().remove(&id).await }).await??)
     }
@@ -148,20 +153,14 @@ impl Services {
 
 /// When forks end: where nobody says, they are given as long as their source was.
 fn fork_deadline(source: &Sandbox, ttl: Ttl, now: Timestamp) -> Result<Option<Timestamp>, ServiceError> {
-    let seconds = match ttl {
+    match ttl {
         Ttl::Template => {
             let given = source.deadline.map(|end| end.duration_since(source.spec.created_at).as_secs());
-            given.map(|seconds| seconds.max(1))
+            given.map_or(Ok(None), |seconds| deadline_in(source, Some(seconds.max(1)), now))
         }
-        Ttl::Never if source.spec.lifecycle.allow_no_ttl => None,
-        Ttl::Never => {
-            let problem = "this sandbox's template demands a time to live; give seconds";
-            return Err(ServiceError::invalid("ttl", problem));
-        }
-        Ttl::Seconds(seconds) => Some(seconds),
-    };
-    let beyond = || ServiceError::invalid("ttl", "reaches beyond the end of time; use null for no deadline");
-    seconds.map(|seconds| later(now, positive(seconds)?).ok_or_else(beyond)).transpose()
+        Ttl::Never => deadline_in(source, None, now),
+        Ttl::Seconds(seconds) => deadline_in(source, Some(seconds), now),
+    }
 }
 
 #[cfg(test)]

@@ -95,13 +95,16 @@ impl Services {
         Ok(self.base.templates.delete_template(&caller.tenant, name).await?)
     }
 
-    /// References of the images that any tenant's templates name, as far as tenants have keys.
-    pub(super) async fn images_of_templates(&self) -> Result<Vec<String>, ServiceError> {
+    /// The tenants that may have templates: those with keys, and the one of servers without keys.
+    pub(super) async fn tenants(&self) -> Result<BTreeSet<String>, ServiceError> {
         let keys = self.base.store.keys(None).await?;
-        let mut tenants: BTreeSet<String> = keys.into_iter().map(|key| key.tenant).collect();
-        tenants.insert(DEFAULT_TENANT.to_owned());
+        Ok(keys.into_iter().map(|key| key.tenant).chain([DEFAULT_TENANT.to_owned()]).collect())
+    }
+
+    /// References of the images that any tenant's templates name.
+    pub(super) async fn images_of_templates(&self) -> Result<Vec<String>, ServiceError> {
         let mut images = BTreeSet::new();
-        for tenant in tenants {
+        for tenant in self.tenants().await? {
             let templates = self.base.templates.templates(&tenant).await?;
             images.extend(templates.into_iter().map(|template| template.spec.image));
         }

@@ -94,11 +94,9 @@ impl Services {
         if tag.is_some() {
             return Ok(self.template_named(caller, text).await?.name);
         }
-        let listed = self.listed(caller, &name).await?;
-        if listed.template.is_some() || !listed.builds.is_empty() {
-            return Ok(name);
-        }
-        Err(no_template(&name))
+        let there = self.has_builds(caller, &name).await?
+            || found(self.recipe(&caller.tenant, &name, None).await)?.is_some();
+        if there { Ok(name) } else { Err(no_template(&name)) }
     }
 
     /// One template with its builds; a built-in one has none.
@@ -145,19 +143,20 @@ impl Services {
         Ok(all)
     }
 
+    async fn has_builds(&self, caller: &Caller, name: &str) -> Result<bool, ServiceError> {
+        Ok(!self.base.store.builds_of(&caller.tenant, name, 1).await?.is_empty())
+    }
+
     /// Refuses a template that nobody asked to build.
     pub(super) async fn must_have_builds(&self, caller: &Caller, text: &str) -> Result<(), ServiceError> {
         let name = named("templateID", text, &caller.tenant)?.name;
-        if self.base.store.builds_of(&caller.tenant, &name, 1).await?.is_empty() {
-            return Err(no_template(&name));
-        }
-        Ok(())
+        if self.has_builds(caller, &name).await? { Ok(()) } else { Err(no_template(&name)) }
     }
 
     /// Forgets a template with its versions, builds and tags. Builds under way end.
     pub async fn delete_built(&self, caller: &Caller, text: &str) -> Result<(), ServiceError> {
         let name = named("templateID", text, &caller.tenant)?.name;
-        let had_builds = !self.base.store.builds_of(&caller.tenant, &name, 1).await?.is_empty();
+        let had_builds = self.has_builds(caller, &name).await?;
         self.base.store.delete_builds(&caller.tenant, &name).await?;
         match self.base.templates.delete_template(&caller.tenant, &name).await {
             Err(StoreError::NotFound(_)) if had_builds => Ok(()),

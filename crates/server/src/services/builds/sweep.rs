@@ -4,7 +4,6 @@
 use atoll_core::{
     build::BuildState,
     driver::{DriverError, ListQuery},
-    key::DEFAULT_TENANT,
     snapshot::{self, Snapshot, SnapshotQuery},
     store::StoreError,
 };
@@ -134,13 +133,10 @@ impl Services {
         }
     }
 
-    /// Images of every version of every template, as far as tenants have keys.
+    /// Images of every version of every template.
     async fn layers_of_templates(&self) -> Result<BTreeSet<String>, ServiceError> {
-        let keys = self.base.store.keys(None).await?;
-        let mut tenants: BTreeSet<String> = keys.into_iter().map(|key| key.tenant).collect();
-        tenants.insert(DEFAULT_TENANT.to_owned());
         let mut images = BTreeSet::new();
-        for tenant in tenants {
+        for tenant in self.tenants().await? {
             for template in self.base.templates.templates(&tenant).await? {
                 let versions = self.base.templates.template_versions(&tenant, &template.name).await?;
                 images.extend(versions.into_iter().map(|version| version.spec.image));

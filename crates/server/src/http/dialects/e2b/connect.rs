@@ -47,12 +47,12 @@ type Connected = Answer<(StatusCode, Json<MadeSandbox>)>;
     responses((status = 200, body = MadeSandbox, description = "It runs"), (status = 201, body = MadeSandbox, description = "It was resumed"),
         (status = 400, body = E2bError), (status = 401, body = E2bError), (status = 404, body = E2bError), (status = 409, body = E2bError)))]
 pub async fn connect_v1(
-    State(services): State<Arc<Services>>,
+    services: State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    id: Path<String>,
     body: JsonBody<Connect>,
 ) -> Connected {
-    connect(&services, &caller, &id, &body.value).await
+    connect_v2(services, caller, id, body).await
 }
 
 /// Connects to a sandbox; one that rests is resumed.
@@ -66,7 +66,15 @@ pub async fn connect_v2(
     Path(id): Path<String>,
     body: JsonBody<Connect>,
 ) -> Connected {
-    connect(&services, &caller, &id, &body.value).await
+    let asked = body.value;
+    let timeout = seconds("timeout", asked.timeout.unwrap_or(TIMEOUT_CONNECT))?;
+    let sandbox = find(&services, &caller, &id).await?;
+    if rests(&sandbox) {
+        return woken(&services, &caller, &sandbox, timeout, asked.memory).await;
+    }
+    let sandbox = services.settled(sandbox).await?;
+    keep_for(&services, &caller, &sandbox, timeout).await?;
+    Ok((StatusCode::OK, Json(MadeSandbox::of(&services, &sandbox))))
 }
 
 /// Resumes a sandbox that rests.
@@ -88,17 +96,6 @@ pub async fn resume(
         return Err(ServiceError::Conflict { code: "running", message }.into());
     }
     woken(&services, &caller, &sandbox, timeout, body.value.memory).await
-}
-
-async fn connect(services: &Services, caller: &Caller, id: &str, asked: &Connect) -> Connected {
-    let timeout = seconds("timeout", asked.timeout.unwrap_or(TIMEOUT_CONNECT))?;
-    let sandbox = find(services, caller, id).await?;
-    if rests(&sandbox) {
-        return woken(services, caller, &sandbox, timeout, asked.memory).await;
-    }
-    let sandbox = services.settled(sandbox).await?;
-    keep_for(services, caller, &sandbox, timeout).await?;
-    Ok((StatusCode::OK, Json(MadeSandbox::of(services, &sandbox))))
 }
 
 /// Its end comes first: with the one that has passed it would be put to rest again at once.

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{shape::E2bError, snapshots::template_id, types::ListedSandbox};
 use crate::{
-    http::{error::Answer, extract::Query},
+    http::{error::Answer, extract::Query, page},
     services::{Services, access::Caller, builds::LABEL, error::ServiceError},
 };
 
@@ -39,8 +39,7 @@ pub async fn list_v1(
     let mut ask = Asked::read(&caller, &Query::default())?;
     ask.among.metadata = metadata(query.get("metadata"));
     ask.among.phases = RUNNING.to_vec();
-    let mut all = services.all(&caller, ask.among).await?;
-    all.retain(|it| !works_for_build(it));
+    let all = services.first(&caller, ask.among, usize::MAX, |it| !works_for_build(it)).await?;
     Ok(Json(all.into_iter().map(ListedSandbox::of).collect()))
 }
 
@@ -60,10 +59,10 @@ pub async fn list_v2(
     query: Query,
 ) -> Answer<Response> {
     let ask = Asked::read(&caller, &query)?;
-    let all = services.all(&caller, ask.among.clone()).await?;
-    let (page, next) = ask.page(all);
-    let items: Vec<ListedSandbox> = page.into_iter().map(ListedSandbox::of).collect();
-    let next = next.and_then(|next| HeaderValue::from_str(&hex::encode(next.to_string())).ok());
+    let (among, wanted) = ask.reads();
+    let (items, next) = ask.page(services.first(&caller, among, wanted, |it| ask.wants(it)).await?);
+    let items: Vec<ListedSandbox> = items.into_iter().map(ListedSandbox::of).collect();
+    let next = next.and_then(|next| HeaderValue::from_str(&page::token(&next)).ok());
     Ok((AppendHeaders(next.map(|next| (NEXT_TOKEN, next))), Json(items)).into_response())
 }
 
@@ -95,8 +94,16 @@ impl Asked {
             started_after: query.get("startedAfter").map(moment).transpose()?,
             template: query.get("template").map(str::to_owned),
             limit,
-            after: query.get("nextToken").map(position).transpose()?,
+            after: page::position(query, "nextToken")?,
         })
+    }
+
+    /// What is to be read for the page, and how many at most: lists are kept newest first, the other way round all is read.
+    fn reads(&self) -> (ListQuery, usize) {
+        match self.oldest_first {
+            true => (self.among.clone(), usize::MAX),
+            false => (ListQuery { cursor: self.after.clone(), ..self.among.clone() }, self.limit + 1),
+        }
     }
 
     /// The page that was asked for, of all that match, newest first; and where to go on.
@@ -163,12 +170,6 @@ fn moment(text: &str) -> Result<Timestamp, ServiceError> {
     text.parse().map_err(refuse)
 }
 
-fn position(text: &str) -> Result<Position, ServiceError> {
-    let bytes = hex::decode(text).ok();
-    let position = bytes.and_then(|bytes| Position::parse(std::str::from_utf8(&bytes).ok()?));
-    position.ok_or_else(|| ServiceError::invalid("nextToken", "is not one that a list gave"))
-}
-
 /// A query string in a parameter, whose keys and values are encoded once more.
 fn metadata(text: Option<&str>) -> BTreeMap<String, String> {
     let decode = |text: &str| {
@@ -206,8 +207,8 @@ mod tests {
         let (mut pages, mut token) = (Vec::new(), String::new());
         loop {
             let ask = asked(&format!("{query}&nextToken={token}")).unwrap();
-            let (page, next) = ask.page((1..=5).rev().map(made).collect());
-            pages.push(page.iter().map(|it| it.spec.created_at.as_second()).collect());
+            let (items, next) = ask.page((1..=5).rev().map(made).collect());
+            pages.push(items.iter().map(|it| it.spec.created_at.as_second()).collect());
             let Some(next) = next else { return pages };
             token = hex::encode(next.to_string());
         }

@@ -147,7 +147,7 @@ pub fn is_id(text: &str) -> bool {
 /// Removes the snapshot of that id or name, if it is one.
 pub async fn remove(services: &Services, caller: &Caller, text: &str) -> Result<bool, ServiceError> {
     let Some(snapshot) = services.find_snapshot(caller, text).await? else { return Ok(false) };
-    services.delete_snapshot(caller, snapshot.id.as_str()).await.map(|()| true)
+    services.remove_snapshot(snapshot.id).await.map(|()| true)
 }
 
 /// The sandbox that a snapshot's id or name leads to, where it leads to one: as large as that was which it was taken of.
