@@ -1,7 +1,9 @@
 //! Throughput of one large file into a sandbox and out of it, beside `cat` through a loopback socket in the same run.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use atoll_tests::{Server, scratch};
+use reqwest::Method;
+use serde_json::json;
 use std::{
     io::{Read, Write},
     net::TcpListener,
@@ -38,7 +40,41 @@ pub async fn measure(server: &Server, size: Size, table: &mut Table) -> Result<(
         target,
         share(cat, begun.elapsed()),
     );
-    server.delete(&sandbox.id).await
+    server.delete(&sandbox.id).await?;
+    as_e2b(server, file.path(), size, cat, table).await
+}
+
+/// The same as E2B's clients move files: through the gateway to the agent's `/files`.
+async fn as_e2b(server: &Server, file: &Path, size: Size, cat: Duration, table: &mut Table) -> Result<()> {
+    let made = server.http()?.post("/sandboxes", json!({"templateID": "base"})).await?.expect(201)?;
+    let field = |name: &str| made[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
+    let (id, token) = (field("sandboxID")?, field("envdAccessToken")?);
+    let client = reqwest::Client::new();
+    let call = |method| {
+        let request = client.request(method, format!("{}/files?path=/tmp/file&username=user", server.url()));
+        request
+            .header("e2b-sandbox-id", &id)
+            .header("e2b-sandbox-port", "49983")
+            .header("x-access-token", &token)
+    };
+    let begun = Instant::now();
+    let reader = tokio::fs::File::open(file).await?;
+    let upload = call(Method::POST)
+        .header("content-type", "application/octet-stream")
+        .body(atoll_client::body_of(reader));
+    upload.send().await?.error_for_status()?;
+    let mut add =
+        |figure: &str, took| table.add(figure, rate(size.file, took), "half of cat", share(cat, took));
+    add("upload to /files, as E2B's clients do", begun.elapsed());
+    let begun = Instant::now();
+    let mut answer = call(Method::GET).send().await?.error_for_status()?;
+    let mut got = 0;
+    while let Some(chunk) = answer.chunk().await? {
+        got += u64::try_from(chunk.len())?;
+    }
+    ensure!(got == size.file, "{got} bytes came back");
+    add("download from /files", begun.elapsed());
+    server.delete(&id).await
 }
 
 /// Time that `cat` takes to push a file through a socket to a reader that throws it away.

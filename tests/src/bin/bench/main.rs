@@ -1,15 +1,22 @@
 //! Measures and prints the figures: one run, one table, other runtimes beside ours where they are installed. Nothing here
 //! is a test: a figure that misses its target is printed, never failed.
 
+mod backend;
+mod clients;
 mod cluster;
 mod files;
+mod gateway;
 mod ours;
 mod runtimes;
 mod table;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use atoll_tests::{Options, Server};
-use std::process::{Command, ExitCode};
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
+use tokio::runtime::{Builder, Runtime};
 
 use table::Table;
 
@@ -29,25 +36,33 @@ pub struct Size {
     pub crowd: usize,
     /// Bytes of the file that is copied.
     pub file: u64,
+    /// How long requests are counted that are sent at the same time.
+    pub rush: Duration,
 }
 
-const FULL: Size = Size { samples: 100, crowd: 1000, file: 1 << 30 };
-const SHORT: Size = Size { samples: 50, crowd: 200, file: 256 << 20 };
+const FULL: Size = Size { samples: 100, crowd: 1000, file: 1 << 30, rush: Duration::from_secs(8) };
+const SHORT: Size = Size { samples: 50, crowd: 200, file: 256 << 20, rush: Duration::from_secs(2) };
 
 fn main() -> ExitCode {
     let mut size = FULL;
     let mut on_cluster = false;
-    for argument in std::env::args().skip(1) {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--short" => size = SHORT,
             "--cluster" => on_cluster = true,
+            "--backend" => return ended(backend(arguments.next())),
             _ => {
                 println!("{HELP}");
                 return ExitCode::SUCCESS;
             }
         }
     }
-    match run(size, on_cluster) {
+    ended(run(size, on_cluster))
+}
+
+fn ended(outcome: Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:?}");
@@ -56,9 +71,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// This program as the web server that the gateway is measured with.
+fn backend(port: Option<String>) -> Result<()> {
+    runtime()?.block_on(backend::serve(port.context("--backend needs a port")?.parse()?))
+}
+
 fn run(size: Size, on_cluster: bool) -> Result<()> {
     build()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = runtime()?;
     let mut table = Table::default();
     if on_cluster {
         runtime.block_on(cluster::measure(&mut table))?;
@@ -74,6 +98,8 @@ async fn one_machine(size: Size, table: &mut Table) -> Result<()> {
     let server = Server::start(Options { as_installed: true, ..Options::default() }).await?;
     ours::measure(&server, size, table).await?;
     files::measure(&server, size, table).await?;
+    clients::measure(&server, size, table).await?;
+    gateway::measure(&server, size, table).await?;
     ours::crowd(&server, size, table).await?;
     server.close().await
 }
