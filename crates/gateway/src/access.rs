@@ -32,11 +32,22 @@ impl Shown {
     }
 }
 
+/// What a request is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Sought<'a> {
+    /// A sandbox.
+    There(&'a Known),
+    /// One that everybody could see while it was there.
+    Gone,
+    /// None that anybody could tell of.
+    Unknown,
+}
+
 /// Lets a request go on to `port` of the sandbox that was found, or says why not. A port that the sandbox does not name
 /// is `None`. E2B's clients learn by an id alone that its sandbox is there, because ids are random; not where it is a user's
 /// own, for such an id may follow from a name.
 pub fn decide<'a>(
-    found: Option<&'a Known>,
+    sought: Sought<'a>,
     port: Option<u16>,
     shown: &Shown,
     now: Timestamp,
@@ -45,10 +56,11 @@ pub fn decide<'a>(
         || !shown.keys.is_empty()
         || shown.traffic == Some(true)
         || shown.grants.iter().any(|grant| now < grant.expires_at);
-    match found {
-        Some(sandbox) if sandbox.public || is_open(sandbox, port, shown, now) => Ok(sandbox),
+    match sought {
+        Sought::There(sandbox) if sandbox.public || is_open(sandbox, port, shown, now) => Ok(sandbox),
         _ if known_sender => Err(Refusal::NotFound),
-        Some(sandbox) if shown.e2b && !sandbox.owned => {
+        Sought::Gone => Err(Refusal::Gone),
+        Sought::There(sandbox) if shown.e2b && !sandbox.owned => {
             Err(Refusal::NoTraffic { wrong: shown.traffic.is_some() })
         }
         _ if shown.e2b => Err(Refusal::NotFound),
@@ -98,7 +110,8 @@ mod tests {
     }
 
     fn at(found: Option<&Known>, shown: &Shown, second: i64) -> Result<(), Refusal> {
-        decide(found, Some(80), shown, Timestamp::from_second(second).unwrap()).map(drop)
+        let sought = found.map_or(Sought::Unknown, Sought::There);
+        decide(sought, Some(80), shown, Timestamp::from_second(second).unwrap()).map(drop)
     }
 
     fn with_keys(keys: Vec<ApiKey>) -> Shown {
@@ -142,6 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn what_everybody_saw_is_gone_for_everybody_but_keys() {
+        let gone = |shown: &Shown| decide(Sought::Gone, Some(80), shown, Timestamp::UNIX_EPOCH).unwrap_err();
+        let mut e2b = Shown { e2b: true, ..Shown::default() };
+        for traffic in [None, Some(false)] {
+            e2b.traffic = traffic;
+            assert!(matches!(gone(&e2b), Refusal::Gone));
+        }
+        assert!(matches!(gone(&Shown::default()), Refusal::Gone));
+        assert!(matches!(gone(&with_keys(vec![key("default", Role::Member)])), Refusal::NotFound));
+    }
+
+    #[test]
     fn clients_of_e2b_show_a_token_of_the_sandbox() {
         let (private, e2b) = (found(false), |traffic| Shown { traffic, e2b: true, ..Shown::default() });
         assert!(at(Some(&private), &e2b(Some(true)), 0).is_ok());
@@ -163,7 +188,8 @@ mod tests {
         for good in [grant(1, None), grant(1, Some(80))] {
             assert!(at(Some(&private), &with_grant(good), 99).is_ok());
         }
-        let nameless = |shown: &Shown| decide(Some(&private), None, shown, Timestamp::UNIX_EPOCH).is_ok();
+        let nameless =
+            |shown: &Shown| decide(Sought::There(&private), None, shown, Timestamp::UNIX_EPOCH).is_ok();
         assert!(nameless(&with_grant(grant(1, None))) && !nameless(&with_grant(grant(1, Some(80)))));
     }
 }

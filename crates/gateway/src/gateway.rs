@@ -18,8 +18,8 @@ use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    access::{self, Shown},
-    agent::{self, Entry},
+    access::{self, Shown, Sought},
+    agent::{self, Entry, Wish},
     body::{Body, Inbound},
     cors,
     credentials::{self, Tokens},
@@ -184,7 +184,7 @@ impl Inner {
         (shown.traffic, shown.e2b) = (self.is_traffic_token(id, traffic, &by, &mut parts), is_e2b);
         self.hide_agent_token(id, &mut parts);
         let now = (self.clock)();
-        let known = access::decide(found.as_deref(), port, &shown, now)?;
+        let known = access::decide(self.sought(found.as_deref(), id).await?, port, &shown, now)?;
         let Some(port) = port else {
             return Err(Refusal::UnknownPort(name_of(destination)));
         };
@@ -195,7 +195,8 @@ impl Inner {
             return self.redirect(&destination, &parts, &token, grant.expires_at.duration_since(now));
         }
         let way = way(known, port, known.mask_host.clone())?;
-        Ok(confined(self.forward(&way, peer.ip(), parts, body).await?, &by))
+        let answer = self.forward(&way, peer.ip(), parts, body).await;
+        Ok(confined(answer.map_err(|refusal| gone_meanwhile(known, refusal))?, &by))
     }
 
     /// Whether a token of a sandbox's ports was shown and is the right one. Who names the sandbox by the path shows it in
@@ -244,6 +245,8 @@ impl Inner {
         parts.headers.remove(SIGNATURE_HEADER);
         let way = way(known, AGENT_PORT, None)?;
         match self.forward(&way, peer.ip(), parts, body).await {
+            // Clients ask for its health to learn whether a sandbox is there: that of one that is going away says nothing.
+            Ok(_) if wish == Wish::Health && self.is_gone(id).await => Err(Refusal::NotFound),
             Err(Refusal::NoAnswer(_)) if self.is_gone(id).await => Err(Refusal::NotFound),
             passed => passed,
         }
@@ -292,6 +295,18 @@ impl Inner {
         })
     }
 
+    async fn sought<'a>(
+        &self,
+        found: Option<&'a Known>,
+        id: Option<&SandboxId>,
+    ) -> Result<Sought<'a>, Refusal> {
+        Ok(match (found, id) {
+            (Some(known), _) => Sought::There(known),
+            (None, Some(id)) if self.index.was_there(id).await? => Sought::Gone,
+            (None, _) => Sought::Unknown,
+        })
+    }
+
     /// Keeps a link's token in a cookie and asks for the same address without it, so that it is in no history and in no
     /// `Referer`.
     fn redirect(
@@ -329,6 +344,14 @@ fn confined(mut answer: Response<Body>, by: &By) -> Response<Body> {
         path::confine(answer.headers_mut(), prefix);
     }
     answer
+}
+
+/// Whoever was let in to what everybody sees is told that it is gone.
+fn gone_meanwhile(known: &Known, refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::NotFound if known.public => Refusal::Gone,
+        other => other,
+    }
 }
 
 /// Somebody looks at a page; a program that changes the protocol follows no redirect.

@@ -10,7 +10,7 @@ use atoll_core::{
 };
 use jiff::Timestamp;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 use tokio::sync::{
@@ -20,6 +20,8 @@ use tokio::sync::{
 
 /// Sandboxes that are asked for at once.
 const PAGE: usize = 1000;
+/// Sandboxes of before that are remembered, about a hundred bytes each.
+const REMEMBERED: usize = 8192;
 
 /// What is known of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +62,34 @@ impl Known {
     }
 }
 
+/// Sandboxes that everybody could see and that are gone, the last ones: of these alone it may be told. Not those of users,
+/// whose ids may come again and be private then.
+#[derive(Debug, Default)]
+struct Gone {
+    ids: HashSet<SandboxId>,
+    oldest_first: VecDeque<SandboxId>,
+}
+
+impl Gone {
+    fn remember(&mut self, known: &Known) {
+        if !known.public || known.owned || !self.ids.insert(known.id.clone()) {
+            return;
+        }
+        self.oldest_first.push_back(known.id.clone());
+        if self.oldest_first.len() > REMEMBERED
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+}
+
 /// Every sandbox, by id and by the label of its owner.
 #[derive(Debug, Default)]
 struct Table {
     by_id: HashMap<SandboxId, Arc<Known>>,
     by_label: HashMap<String, BTreeSet<(Timestamp, SandboxId)>>,
+    gone: Gone,
 }
 
 impl Table {
@@ -79,6 +104,7 @@ impl Table {
 
     fn take(&mut self, id: &SandboxId) {
         let Some(known) = self.by_id.remove(id) else { return };
+        self.gone.remember(&known);
         let Some(label) = &known.label else { return };
         if let Some(mine) = self.by_label.get_mut(label) {
             mine.remove(&(known.created_at, known.id.clone()));
@@ -93,6 +119,14 @@ impl Table {
             true => self.take(event.sandbox.id()),
             false => self.put(&event.sandbox),
         }
+    }
+
+    /// Takes the place of a table that missed something: what that knew and this does not is gone.
+    fn replace(&mut self, mut old: Self) {
+        for known in old.by_id.values().filter(|known| !self.by_id.contains_key(&known.id)) {
+            old.gone.remember(known);
+        }
+        self.gone = old.gone;
     }
 
     /// A user's primary sandbox: their oldest one that can be used, or that failed when there is no other.
@@ -150,6 +184,11 @@ impl Index {
         }
     }
 
+    /// Whether there was such a sandbox, as far as everybody may know and this process remembers.
+    pub async fn was_there(&self, id: &SandboxId) -> Result<bool, DriverError> {
+        Ok(self.current().await?.table.gone.ids.contains(id))
+    }
+
     /// The primary sandbox of the user with this label.
     pub async fn primary(&self, label: &str) -> Result<Option<Arc<Known>>, DriverError> {
         Ok(self.current().await?.table.primary(label).cloned())
@@ -158,7 +197,9 @@ impl Index {
     async fn current(&self) -> Result<MutexGuard<'_, State>, DriverError> {
         let mut state = self.state.lock().await;
         if !state.catch_up() {
-            *state = self.rebuilt().await?;
+            let mut rebuilt = self.rebuilt().await?;
+            rebuilt.table.replace(std::mem::take(&mut state.table));
+            *state = rebuilt;
         }
         Ok(state)
     }
@@ -247,6 +288,47 @@ mod tests {
         driver.delete(sandbox(1).id(), why()).await.unwrap();
         driver.create(owned(2, 20), no_progress()).await.unwrap();
         assert_eq!(primary(&index).await, Some(sandbox(2).id().clone()));
+    }
+
+    #[tokio::test]
+    async fn what_everybody_saw_is_remembered_when_it_is_gone() {
+        let driver = Arc::new(FakeDriver::default());
+        let index = Index::new(driver.clone());
+        let public = |mut it: Sandbox| {
+            it.spec.public = true;
+            it
+        };
+        let all = [public(sandbox(1)), sandbox(2), public(owned(3, 10)), public(sandbox(4))];
+        for it in &all {
+            driver.create(it.clone(), no_progress()).await.unwrap();
+        }
+        assert!(!index.was_there(all[0].id()).await.unwrap(), "it is there");
+        for it in &all[..3] {
+            driver.delete(it.id(), why()).await.unwrap();
+        }
+        // The last goes while nobody listens, and is missing in the next list.
+        drop(index.current().await.unwrap());
+        driver.delete(all[3].id(), why()).await.unwrap();
+        index.state.lock().await.events = None;
+        for (n, known) in [true, false, false, true].into_iter().enumerate() {
+            assert_eq!(index.was_there(all[n].id()).await.unwrap(), known, "{n}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_fits() {
+        let mut gone = Gone::default();
+        let mut known = Known::of(&sandbox(1));
+        known.public = true;
+        for n in 0..=REMEMBERED {
+            let mut bytes = [0; 19];
+            (bytes[0], bytes[1], bytes[2]) = ((n % 32) as u8, (n / 32 % 32) as u8, (n / 1024) as u8);
+            known.id = SandboxId::from_entropy(bytes);
+            gone.remember(&known);
+            gone.remember(&known);
+        }
+        assert_eq!((gone.ids.len(), gone.oldest_first.len()), (REMEMBERED, REMEMBERED));
+        assert!(!gone.ids.contains(&SandboxId::from_entropy([0; 19])) && gone.ids.contains(&known.id));
     }
 
     #[tokio::test]

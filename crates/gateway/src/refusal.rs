@@ -17,6 +17,8 @@ use crate::{
     signature::Bad,
 };
 
+/// What E2B says of a sandbox that is not there, or rests.
+const MISSING: &str = "The sandbox was not found";
 /// What E2B says of a port on which nothing listens.
 const CLOSED: &str = "The sandbox is running but port is not open";
 
@@ -63,6 +65,9 @@ pub enum Refusal {
     /// There is no such sandbox, for whoever asks.
     #[error("there is no such sandbox")]
     NotFound,
+    /// There was such a sandbox, and everybody could see it.
+    #[error("the sandbox is gone")]
+    Gone,
     /// The sandbox has no port of that name.
     #[error("the sandbox names no port {0:?}; its address by number is PORT-ID")]
     UnknownPort(String),
@@ -163,6 +168,7 @@ impl Refusal {
             Self::Expired => (StatusCode::UNAUTHORIZED, "expired"),
             Self::OtherSite => (StatusCode::FORBIDDEN, "foreign_origin"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Gone => (StatusCode::BAD_GATEWAY, "gone"),
             Self::UnknownPort(_) => (StatusCode::NOT_FOUND, "unknown_port"),
             Self::PortClosed(_) => (StatusCode::BAD_GATEWAY, "port_closed"),
             Self::NoAnswer(_) => (StatusCode::BAD_GATEWAY, "no_answer"),
@@ -209,8 +215,14 @@ impl Refusal {
 
     /// Who asks for a port by its host name may use a client of E2B to know that name, and look for its words.
     fn add_e2b(&self, body: &mut serde_json::Value, id: Option<&SandboxId>) {
-        if let (Self::PortClosed(port), Some(id)) = (self, id) {
-            (body["sandboxId"], body["message"]) = (json!(id), json!(CLOSED));
+        let Some(id) = id else { return };
+        let message = match self {
+            Self::PortClosed(_) => CLOSED,
+            Self::Gone | Self::Resting => MISSING,
+            _ => return,
+        };
+        (body["sandboxId"], body["message"]) = (json!(id), json!(message));
+        if let Self::PortClosed(port) = self {
             body["port"] = json!(port);
         }
     }
@@ -219,10 +231,8 @@ impl Refusal {
     fn e2b(&self, status: StatusCode, message: &str, id: &str) -> (StatusCode, serde_json::Value) {
         let gone = StatusCode::BAD_GATEWAY;
         match self {
-            Self::NotFound | Self::UnknownHost | Self::Resting | Self::Asleep(_) => {
-                let body =
-                    json!({"sandboxId": id, "message": "The sandbox was not found", "code": gone.as_u16()});
-                (gone, body)
+            Self::NotFound | Self::Gone | Self::UnknownHost | Self::Resting | Self::Asleep(_) => {
+                (gone, json!({"sandboxId": id, "message": MISSING, "code": gone.as_u16()}))
             }
             Self::PortClosed(port) => {
                 (gone, json!({"sandboxId": id, "message": CLOSED, "port": port, "code": gone.as_u16()}))

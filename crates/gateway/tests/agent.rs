@@ -4,7 +4,11 @@
 
 mod common;
 
-use atoll_core::{driver::Driver, id::SandboxId, sandbox::Reason};
+use atoll_core::{
+    driver::{Driver, DriverError},
+    id::SandboxId,
+    sandbox::Reason,
+};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use common::{ADMIN, MEMBER, OPEN, STRANGER, World, read, world, world_with};
 use reqwest::RequestBuilder;
@@ -311,4 +315,9 @@ async fn what_rests_and_may_not_be_woken_is_not_there() {
     world.driver.delete(&wakes, why()).await.unwrap();
     let (status, told) = read(world.trusted(&wakes, START)).await;
     assert_eq!((status, &told["message"]), (502, &"The sandbox was not found".into()));
+    let leaves = world.add(3, |_| ()).await;
+    let health = || read(world.get(&World::agent(&leaves), "/health"));
+    assert_eq!(health().await.0, 200);
+    world.driver.fail_next("get", DriverError::NotFound("it".into()));
+    assert_eq!(health().await.0, 502, "its agent still answers while it goes");
 }

@@ -262,6 +262,24 @@ async fn refusals_are_in_the_words_of_whoever_asks() {
 }
 
 #[tokio::test]
+async fn what_everybody_could_see_is_told_to_be_gone() {
+    let world = world().await;
+    let (seen, hidden) = (world.public().await, world.add(2, |_| ()).await);
+    let ask = |id: &SandboxId| read(world.get(&World::host(id), "/"));
+    assert_eq!(ask(&seen).await.0, 200);
+    for id in [&seen, &hidden] {
+        world.driver.delete(id, Reason::new("requested", "a test")).await.unwrap();
+    }
+    let (status, told) = ask(&seen).await;
+    assert_eq!((status, &told["code"], &told["sandboxId"]), (502, &"gone".into(), &seen.as_str().into()));
+    assert_eq!(told["message"], "The sandbox was not found");
+    assert_eq!(ask(&hidden).await, ask(&nobody()).await, "nobody knew of it");
+    for id in [&seen, &hidden, &nobody()] {
+        assert_eq!(read(world.get(&World::host(id), "/").header("x-api-key", MEMBER)).await.0, 404);
+    }
+}
+
+#[tokio::test]
 async fn everything_is_counted() {
     let world = world().await;
     let id = world.public().await;

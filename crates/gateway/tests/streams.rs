@@ -277,7 +277,8 @@ async fn what_cannot_be_woken_says_why() {
     assert_eq!((status, &told["code"]), (503, &"cannot_wake".into()));
     assert!(told["error"].as_str().unwrap().contains(&problem), "{told}");
     world.driver.fail_next("connect", DriverError::NotFound("it".into()));
-    assert_eq!(read(world.get(&World::host(&id), "/")).await.0, 404);
+    let (status, told) = read(world.get(&World::host(&id), "/")).await;
+    assert_eq!((status, &told["code"]), (502, &"gone".into()), "it went meanwhile");
     world.driver.fail_next("connect", DriverError::Internal("/secret".into()));
     let (status, told) = read(world.get(&World::host(&id), "/")).await;
     assert!(status == 500 && !told.to_string().contains("secret"), "{told}");

@@ -89,10 +89,10 @@ async def a_closed_port_is_told(t):
 async def a_sandbox_that_is_gone_is_told(t):
     sandbox = await t.sandbox()
     await sandbox.kill()
-    status, _, text = t.port_request(sandbox, 8080, headers={"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8080"})
+    status, _, text = t.port_request(sandbox, 8080)
     t.equal(status, 502, "the status")
     answer = json.loads(text)
-    t.equal((answer["sandboxId"], answer["code"]), (sandbox.sandbox_id, 502), "which sandbox")
+    t.equal(answer["sandboxId"], sandbox.sandbox_id, "which sandbox")
     t.contains(answer["message"], "was not found", "the message")
 
 
