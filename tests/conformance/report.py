@@ -46,14 +46,15 @@ def matrix(results):
 
 
 def reasons(results, status):
-    """What did not pass and why, each reason once, with the clients that it holds for."""
+    """What did not pass and why: each reason of an area once, with all that it holds for."""
     found = {}
     for each in results:
         if each["status"] == status:
-            found.setdefault((each["area"], each["name"], each["reason"]), []).append(each["client"])
-    order = sorted(found.items(), key=lambda item: (AREAS.index(item[0][0]), item[0]))
-    return [f"- {area}, {name.replace('_', ' ') if area != 'methods' else f'`{name}`'}: {reason} ({', '.join(clients)})"
-            for (area, name, reason), clients in order]
+            name = f"`{each['name']}`" if each["area"] == "methods" else each["name"].replace("_", " ")
+            names, clients = found.setdefault((AREAS.index(each["area"]), each["reason"]), ({}, {}))
+            names[name], clients[each["client"]] = True, True
+    order = sorted(found.items(), key=lambda item: (item[0][0], sorted(item[1][0])))
+    return [f"- {AREAS[area]}, {'; '.join(sorted(names))}: {reason} ({', '.join(clients)})" for (area, reason), (names, clients) in order]
 
 
 def table(path):
@@ -83,10 +84,12 @@ def docs(results_path, page_path, section):
             page = file.read()
     except FileNotFoundError:
         page = HEAD
-    sections = page.split("\n## ")
-    kept = [sections[0].rstrip("\n")] + [f"## {each}".rstrip("\n") for each in sections[1:] if each.split("\n")[0] != section]
+    head, *sections = page.split("\n## ")
+    written = "\n".join(parts).removeprefix("## ")
+    at = next((n for n, each in enumerate(sections) if each.split("\n")[0] == section), len(sections))
+    sections[at:at + 1] = [written]
     with open(page_path, "w") as file:
-        file.write("\n\n".join([*kept, "\n".join(parts).rstrip("\n")]) + "\n")
+        file.write("\n\n## ".join(each.strip("\n") for each in [head, *sections]) + "\n")
 
 
 if __name__ == "__main__":

@@ -115,13 +115,14 @@ class Run {
     const offered = [...this.classes].flatMap(([cls, { members }]) => [...members].map((name) => `${cls}.${name}`))
     const missing = offered.filter((name) => !this.called.has(name))
     const unexcused = missing.filter((name) => !(name in METHODS))
-    const status = LACKS.length ? 'skipped' : 'failed'
-    this.tell('methods', 'every_method', unexcused.length ? status : 'passed', unexcused.length ? `never called: ${unexcused.join(', ')}` : '')
+    const [status, why] = LACKS.length ? ['skipped', `without ${LACKS.join(', ')}, `] : ['failed', '']
+    this.tell('methods', 'every_method', unexcused.length ? status : 'passed', unexcused.length ? `${why}never called: ${unexcused.join(', ')}` : '')
     for (const name of missing) if (name in METHODS) this.tell('methods', name, 'skipped', METHODS[name])
   }
 }
 
-// Areas of which the target may say that it does not have them (501); of any other, and without this, that is a failure.
+// Areas of which the target may say that it does not have them (501); of any other, and without this, that is a failure. And
+// `cold-pauses`, which it cannot say of itself.
 const LACKS = (process.env.CONFORMANCE_LACKS ?? '').split(' ').filter(Boolean)
 
 const REAL = Symbol('what a stand-in stands for')
@@ -166,6 +167,11 @@ class Kit {
     for (const work of this.undone.reverse()) await Promise.resolve().then(work).catch(() => {}) // what is gone already
   }
 
+  /** Skips for that reason where the target lacks the thing. */
+  needs(thing, reason) {
+    if (LACKS.includes(thing)) throw new check.Skip(reason)
+  }
+
   /** Asks a port of a sandbox from outside, as a program would. */
   async portRequest(sandbox, port, at = '/', options = {}) {
     const base = process.env.E2B_SANDBOX_URL
@@ -197,7 +203,7 @@ class Kit {
 
 /** What the target says that it lacks, where it may. */
 function lacked(area, error) {
-  const found = LACKS.includes(area) && String(error?.message ?? error).match(/501: (.*)/)
+  const found = LACKS.includes(area) && String(error?.message ?? error).match(/501: ([^']*)/)
   return found ? `the server says: ${found[1]}` : undefined
 }
 

@@ -30,13 +30,14 @@ class Skip(Exception):
     """What is tried is not there; the text says why."""
 
 
-# Areas of which the target may say that it does not have them (501); of any other, and without this, that is a failure.
+# Areas of which the target may say that it does not have them (501); of any other, and without this, that is a failure. And
+# `cold-pauses`, which it cannot say of itself.
 LACKS = os.environ.get("CONFORMANCE_LACKS", "").split()
 
 
 def lacked(area, error):
     """What the target says that it lacks, where it may."""
-    found = re.search(r"501: (.*)", str(error))
+    found = re.search(r"501: ([^']*)", str(error))
     return found.group(1) if found and area in LACKS else None
 
 
@@ -270,6 +271,11 @@ class Kit:
     def skip(self, reason):
         raise Skip(reason)
 
+    def needs(self, thing, reason):
+        """Skips for that reason where the target lacks the thing."""
+        if thing in LACKS:
+            raise Skip(reason)
+
     def check(self, holds, what):
         if not holds:
             raise AssertionError(what)
@@ -399,7 +405,8 @@ class Run:
             self.tell("methods", "every_method", "skipped", "no scenario of this client could run")
             return
         missing = sorted(name for name in self.offered - self.called if name.removeprefix("Async") not in METHODS)
-        reason = f"never called: {', '.join(missing)}" if missing else ""
+        why = f"without {', '.join(LACKS)}, " if LACKS else ""
+        reason = f"{why}never called: {', '.join(missing)}" if missing else ""
         status = "skipped" if LACKS else "failed"
         self.tell("methods", "every_method", status if missing else "passed", reason)
         for name in sorted(self.offered - self.called):

@@ -78,6 +78,7 @@ async function pauseKeepsProcesses(t) {
 }
 
 async function pauseOfFilesAlone(t) {
+  t.needs('cold-pauses', "a pause keeps processes, too, where only a pod has the sandbox's files: they would go with it")
   const sandbox = await t.sandbox()
   await sandbox.files.write('kept.txt', 'kept')
   await sandbox.commands.run('sleep 1000', { background: true, timeoutMs: 0 })

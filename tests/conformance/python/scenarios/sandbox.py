@@ -200,6 +200,7 @@ async def commands_for_a_paused_sandbox_say_so(t):
 
 @scenario("sandbox")
 async def pause_of_files_alone_starts_anew(t):
+    t.needs("cold-pauses", "a pause keeps processes, too, where only a pod has the sandbox's files: they would go with it")
     sandbox = await t.sandbox()
     await sandbox.files.write("kept.txt", "kept")
     await sandbox.commands.run("sleep 1000", background=True, timeout=0)
