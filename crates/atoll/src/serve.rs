@@ -10,8 +10,8 @@ pub mod logging;
 mod secret_file;
 mod tls;
 
-use atoll_core::store::Store;
-use atoll_local::images::RegistryConfig;
+use atoll_core::{driver::Driver, store::Store};
+use atoll_local::images::{Recipe, RegistryConfig};
 use atoll_server::{Links, Ports, RealWorld, ServerConfig, World};
 use std::{
     env, io,
@@ -63,6 +63,7 @@ pub async fn serve(args: Serve) -> Result<(), Failure> {
     admin(&args, &*store, &world).await?;
     let link_key = door::link_key(&args, &world)?;
     announce(&args, listening);
+    announce_images(&*driver).await;
     let world: Arc<dyn World> = Arc::new(world);
     config.tls = tls::open(&args, &world)?;
     let front = door::open(&args, &address, &link_key, &driver, &store, &world);
@@ -213,6 +214,16 @@ fn announce(args: &Serve, address: SocketAddr) {
         tracing::info!(key = %file.display(), "the admin key is kept in a file");
     }
     tracing::info!(%url, data = %args.data.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+}
+
+/// Images that whoever asks first would wait for, longer than some clients do.
+async fn announce_images(driver: &dyn Driver) {
+    for name in Recipe::names() {
+        if matches!(driver.images().get(name).await, Ok(None)) {
+            let text = "this image is made when it is first asked for, which takes minutes; `atoll images pull` makes it ahead";
+            tracing::info!(image = name, "{text}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub trait Images: Send + Sync {
         login: Option<RegistryLogin>,
         progress: Progress,
     ) -> Result<ImageInfo, DriverError>;
+    /// An image that is here.
+    async fn get(&self, reference: &str) -> Result<Option<ImageInfo>, DriverError>;
     /// All images, by reference.
     async fn list(&self) -> Result<Vec<ImageInfo>, DriverError>;
     /// Forgets an image. One that a sandbox uses is refused.

@@ -145,6 +145,8 @@ pub struct Limits {
     pub key_cache_for: Duration,
     /// How long a creation waits for the ready command: clients of E2B's API wait 60 seconds for an answer.
     pub ready_for: Duration,
+    /// How long the same clients wait for an image that is not here yet before they are told so.
+    pub image_for: Duration,
     /// Builds of a tenant at the same time.
     pub builds_at_once: u64,
     /// How long a build may take.
@@ -176,6 +178,7 @@ impl Default for Limits {
             idempotency_for: Duration::from_secs(24 * 60 * 60),
             key_cache_for: Duration::from_secs(10),
             ready_for: Duration::from_secs(50),
+            image_for: Duration::from_secs(45),
             builds_at_once: 20,
             build_for: Duration::from_secs(60 * 60),
             build_ready_for: Duration::from_secs(5 * 60),

@@ -7,10 +7,11 @@ use atoll_core::{
     address::ContentAddress, driver::Driver, id::SandboxId, link::LinkKey, phase::Phase,
     template::OnDeadline, testing::FakeDriver,
 };
-use atoll_server::{Links, ServerConfig};
+use atoll_server::{Limits, Links, ServerConfig};
 use common::*;
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 async fn running() -> Running {
     let address = ContentAddress::new("localhost", "http://{host}:8080").unwrap();
@@ -213,5 +214,50 @@ async fn the_network_is_replaced_and_what_cannot_hold_is_refused() {
     assert_eq!(put(json!({"allowOut": ["example.com"]})).await, 400);
     assert_eq!(put(json!({})).await, 204);
     assert!(at(&server, &id).await.spec.network.is_default());
+    server.stop().await.unwrap();
+}
+
+/// A template whose image only arrives when it is told to.
+async fn waiting_for_an_image(image: &str) -> Running {
+    let limits = Limits { image_for: Duration::from_millis(50), ..Limits::default() };
+    let server = start_with(ServerConfig { limits, ..ServerConfig::default() }, FakeDriver::default()).await;
+    let put = server.call(Method::PUT, "/api/v1/templates/first").json(&json!({"image": image}));
+    let (status, body) = read(put.send().await.unwrap()).await;
+    assert!([200, 201].contains(&status), "{body}");
+    server
+}
+
+#[tokio::test]
+async fn an_image_that_takes_long_is_told_of_and_begins_nothing() {
+    let server = waiting_for_an_image("slow/image").await;
+    for key in ["one", "two"] {
+        let ask = server.call(Method::POST, "/v2/sandboxes").json(&json!({"templateID": "first"}));
+        let answer = ask.header("idempotency-key", key).send().await.unwrap();
+        let hints = ["retry-after", "should-retry"].map(|name| answer.headers()[name].clone());
+        assert_eq!(hints, ["30", "true"]);
+        let (status, body) = read(answer).await;
+        assert_eq!((status, &body["error_code"]), (503, &json!("image_not_ready")), "{body}");
+        let message = body["message"].as_str().unwrap();
+        assert!(message.contains("slow/image") && message.contains("50%"), "{message}");
+        assert!(message.contains("try again in a minute"), "{message}");
+    }
+    assert_eq!(server.driver.count(), 0);
+    server.driver.image_arrives();
+    until(async || server.post("/v2/sandboxes", json!({"templateID": "first"})).await.0 == 201).await;
+    let ask = server.call(Method::POST, "/v2/sandboxes").json(&json!({"templateID": "first"}));
+    assert_eq!(ask.header("idempotency-key", "one").send().await.unwrap().status(), 201);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_before_an_image_is_waited_for() {
+    let server = waiting_for_an_image("slow/image").await;
+    let (status, body) = server.post("/v2/sandboxes", json!({"templateID": "first", "timeout": -1})).await;
+    assert_eq!(status, 400, "{body}");
+    server.stop().await.unwrap();
+    let server = waiting_for_an_image("missing/image").await;
+    let (status, body) = server.post("/v2/sandboxes", json!({"templateID": "first"})).await;
+    assert_eq!((status, &body["error_code"]), (400, &json!("image_not_found")), "{body}");
+    assert_eq!(server.driver.count(), 0);
     server.stop().await.unwrap();
 }

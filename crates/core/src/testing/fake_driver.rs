@@ -90,6 +90,11 @@ impl FakeDriver {
         self.gate.add_permits(number);
     }
 
+    /// Lets one image arrive whose reference begins with `slow`.
+    pub fn image_arrives(&self) {
+        self.images.arrive();
+    }
+
     /// Makes the next call of `operation` (a method's name) fail.
     pub fn fail_next(&self, operation: &'static str, error: DriverError) {
         self.lock().failures.insert(operation, error);

@@ -6,19 +6,27 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::Notify;
 
 use crate::{
     driver::{CreateStep, DriverError, Progress},
     image::{ImageInfo, Images, Pruned, RegistryLogin},
 };
 
-/// In-memory [`Images`]. A reference that begins with `missing` cannot be pulled.
+/// In-memory [`Images`]. A reference that begins with `missing` cannot be pulled; one that begins with `slow` only after
+/// [`arrive`](Self::arrive).
 #[derive(Default)]
 pub struct FakeImages {
     kept: Mutex<BTreeMap<String, ImageInfo>>,
+    arrived: Notify,
 }
 
 impl FakeImages {
+    /// Lets one image that is slow arrive.
+    pub fn arrive(&self) {
+        self.arrived.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ImageInfo>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,6 +45,9 @@ impl Images for FakeImages {
             return Err(DriverError::Image { code: "image_not_found".into(), message });
         }
         progress(CreateStep::Pulling { percent: 50 });
+        if reference.starts_with("slow") {
+            self.arrived.notified().await;
+        }
         let image = ImageInfo {
             reference: reference.to_owned(),
             digest: format!("sha256:{}", crate::key::hash(reference)),
@@ -47,6 +58,10 @@ impl Images for FakeImages {
         };
         self.lock().insert(reference.to_owned(), image.clone());
         Ok(image)
+    }
+
+    async fn get(&self, reference: &str) -> Result<Option<ImageInfo>, DriverError> {
+        Ok(self.lock().get(reference).cloned())
     }
 
     async fn list(&self) -> Result<Vec<ImageInfo>, DriverError> {

@@ -24,6 +24,10 @@ impl Images for KubeDriver {
         unsupported()
     }
 
+    async fn get(&self, _reference: &str) -> Result<Option<ImageInfo>, DriverError> {
+        unsupported()
+    }
+
     async fn list(&self) -> Result<Vec<ImageInfo>, DriverError> {
         unsupported()
     }

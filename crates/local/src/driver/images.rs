@@ -95,6 +95,11 @@ impl Images for LocalDriver {
         Ok(info(pulled, &self.inner.users()))
     }
 
+    async fn get(&self, reference: &str) -> Result<Option<ImageInfo>, DriverError> {
+        let found = self.inner.images.get(reference).await.map_err(refused)?;
+        Ok(found.map(|image| info(image, &self.inner.users())))
+    }
+
     async fn list(&self) -> Result<Vec<ImageInfo>, DriverError> {
         let users = self.inner.users();
         let images = self.inner.images.list().await.map_err(refused)?;

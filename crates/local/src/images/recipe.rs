@@ -83,6 +83,11 @@ pub struct RecipeConfig {
 }
 
 impl Recipe {
+    /// The names of the recipes that every Atoll carries with it.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        CARRIED.iter().map(|(name, ..)| *name)
+    }
+
     /// The recipe of that name which every Atoll carries with it, if there is one.
     pub fn carried(name: &str) -> Option<Result<Self, ImageError>> {
         let (_, text, files) = CARRIED.iter().find(|(carried, ..)| *carried == name)?;

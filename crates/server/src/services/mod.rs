@@ -8,6 +8,7 @@ pub mod convert;
 pub mod creation;
 pub mod error;
 pub mod exec;
+pub mod fetches;
 pub mod files;
 pub mod idempotency;
 pub mod images;
@@ -34,6 +35,7 @@ use crate::{config::ServerConfig, metrics::Metrics, world::World};
 use access::Access;
 use agent::Agents;
 use creation::Creations;
+use fetches::Fetches;
 
 /// What every service stands on.
 pub struct Base {
@@ -54,6 +56,7 @@ pub struct Services {
     pub access: Access,
     pub agents: Arc<Agents>,
     pub creations: Arc<Creations>,
+    pub fetches: Arc<Fetches>,
     /// Held while it is looked whether a user has a sandbox already.
     one_at_a_time: tokio::sync::Mutex<()>,
     /// When this server began: what was promised before may have been left undone.
@@ -67,7 +70,16 @@ impl Services {
         let access = Access::new(base.clone());
         let agents = Arc::new(Agents::new(base.clone()));
         let creations = Arc::new(Creations::new(base.clone(), agents.clone()));
-        Self { base, access, agents, creations, one_at_a_time: tokio::sync::Mutex::default(), started_at }
+        let fetches = Arc::new(Fetches::new(base.clone()));
+        Self {
+            base,
+            access,
+            agents,
+            creations,
+            fetches,
+            one_at_a_time: tokio::sync::Mutex::default(),
+            started_at,
+        }
     }
 }
 

@@ -82,6 +82,28 @@ impl Services {
         promise: Option<Promise>,
     ) -> Result<Begun, ServiceError> {
         let sandbox = self.resolve(caller, ask).await?;
+        self.create_resolved(caller, sandbox, promise).await
+    }
+
+    /// The same for callers who wait for the end but not for long, and cannot be told how it goes on: nothing is begun before
+    /// the image is here.
+    pub async fn create_soon(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: api::CreateSandbox,
+        promise: Option<Promise>,
+    ) -> Result<Begun, ServiceError> {
+        let sandbox = self.resolve(caller, ask).await?;
+        self.fetches.wait(&sandbox.spec.image, self.base.config.limits.image_for).await?;
+        self.create_resolved(caller, sandbox, promise).await
+    }
+
+    async fn create_resolved(
+        self: &Arc<Self>,
+        caller: &Caller,
+        sandbox: Sandbox,
+        promise: Option<Promise>,
+    ) -> Result<Begun, ServiceError> {
         let Some(promise) = promise else {
             return self.begin(sandbox);
         };

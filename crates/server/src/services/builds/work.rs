@@ -232,8 +232,7 @@ impl Work {
     /// The digest of an image, which is fetched where it is not here, or where it takes a login to have it.
     async fn digest(&self, reference: &str, login: Option<RegistryLogin>) -> Result<String, Failure> {
         let images = self.services.base.driver.images();
-        let known = images.list().await.map_err(ServiceError::from)?;
-        let known = known.into_iter().find(|image| is_called(&image.reference, reference));
+        let known = images.get(reference).await.map_err(ServiceError::from)?;
         if let Some(image) = known.filter(|_| login.is_none()) {
             return Ok(image.digest);
         }
@@ -340,39 +339,5 @@ impl Work {
             (spec.start_command, spec.ready_command) = (line(&self.plan.start), line(&self.plan.ready));
         }
         spec
-    }
-}
-
-/// Whether an image that is here is the one that was asked for: what is here has its whole name.
-fn is_called(whole: &str, asked: &str) -> bool {
-    let tagged = asked.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
-    let asked = if tagged { asked.to_owned() } else { format!("{asked}:latest") };
-    let rest = whole.strip_suffix(&asked);
-    whole == asked.trim_end_matches(":latest")
-        || rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_are_known_by_short_names() {
-        for (whole, asked) in [
-            ("base", "base"),
-            ("docker.io/library/python:3", "python:3"),
-            ("docker.io/library/python:latest", "python"),
-            ("docker.io/oven/bun:latest", "oven/bun"),
-            ("r.example/a@sha256:1", "r.example/a@sha256:1"),
-        ] {
-            assert!(is_called(whole, asked), "{whole} {asked}");
-        }
-        for (whole, asked) in [
-            ("docker.io/library/cpython:3", "python:3"),
-            ("docker.io/library/python:3", "python"),
-            ("base", "x"),
-        ] {
-            assert!(!is_called(whole, asked), "{whole} {asked}");
-        }
     }
 }

@@ -77,7 +77,7 @@ async fn create(
     let recipe = recipe(services, caller, &body.value.template_id).await?;
     let timeout = seconds("timeout", body.value.timeout.unwrap_or(timeout))?;
     let ask = CreateSandbox { agent_open, ttl: Some(Some(timeout)), ..request(body.value, recipe)? };
-    let begun = services.create(caller, ask, promise).await.map_err(in_their_words)?;
+    let begun = services.create_soon(caller, ask, promise).await.map_err(in_their_words)?;
     let sandbox = begun.ended().await?;
     if services.base.world.now().duration_since(sandbox.spec.created_at) > NOTICEABLE {
         keep_for(services, caller, &sandbox, timeout).await?;
