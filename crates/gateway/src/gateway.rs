@@ -2,7 +2,7 @@
 
 use atoll_core::{
     address::{AGENT_PORT, ContentAddress, Destination},
-    driver::Driver,
+    driver::{Driver, DriverError},
     id::SandboxId,
     link::{Grant, LinkKey},
     phase::Phase,
@@ -195,8 +195,10 @@ impl Inner {
             return self.redirect(&destination, &parts, &token, grant.expires_at.duration_since(now));
         }
         let way = way(known, port, known.mask_host.clone())?;
-        let answer = self.forward(&way, peer.ip(), parts, body).await;
-        Ok(confined(answer.map_err(|refusal| gone_meanwhile(known, refusal))?, &by))
+        match self.forward(&way, peer.ip(), parts, body).await {
+            Ok(answer) => Ok(confined(answer, &by)),
+            Err(refusal) => Err(self.gone_meanwhile(known, refusal).await),
+        }
     }
 
     /// Whether a token of a sandbox's ports was shown and is the right one. Who names the sandbox by the path shows it in
@@ -254,6 +256,23 @@ impl Inner {
 
     async fn is_gone(&self, id: &SandboxId) -> bool {
         !matches!(self.driver.get(id).await, Ok(sandbox) if sandbox.phase == Phase::Running)
+    }
+
+    /// What goes away closes its ports first. Whoever was let in to what everybody sees is told that it is gone.
+    async fn gone_meanwhile(&self, known: &Known, refusal: Refusal) -> Refusal {
+        let is_gone = match &refusal {
+            Refusal::NotFound => true,
+            Refusal::PortClosed(_) | Refusal::NoAnswer(_) => match self.driver.get(&known.id).await {
+                Ok(sandbox) => sandbox.phase == Phase::Terminating,
+                Err(error) => matches!(error, DriverError::NotFound(_)),
+            },
+            _ => false,
+        };
+        match (is_gone, known.public) {
+            (false, _) => refusal,
+            (true, true) => Refusal::Gone,
+            (true, false) => Refusal::NotFound,
+        }
     }
 
     /// The agent's token opens more than any port: an application does not see it, though clients send it.
@@ -344,14 +363,6 @@ fn confined(mut answer: Response<Body>, by: &By) -> Response<Body> {
         path::confine(answer.headers_mut(), prefix);
     }
     answer
-}
-
-/// Whoever was let in to what everybody sees is told that it is gone.
-fn gone_meanwhile(known: &Known, refusal: Refusal) -> Refusal {
-    match refusal {
-        Refusal::NotFound if known.public => Refusal::Gone,
-        other => other,
-    }
 }
 
 /// Somebody looks at a page; a program that changes the protocol follows no redirect.

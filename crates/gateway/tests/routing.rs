@@ -4,7 +4,11 @@
 
 mod common;
 
-use atoll_core::{driver::Driver, id::SandboxId, sandbox::Reason};
+use atoll_core::{
+    driver::{Driver, DriverError},
+    id::SandboxId,
+    sandbox::Reason,
+};
 use common::{ADMIN, MEMBER, OPEN, STRANGER, World, read, world, world_with};
 use reqwest::header::LOCATION;
 use serde_json::Value;
@@ -267,6 +271,10 @@ async fn what_everybody_could_see_is_told_to_be_gone() {
     let (seen, hidden) = (world.public().await, world.add(2, |_| ()).await);
     let ask = |id: &SandboxId| read(world.get(&World::host(id), "/"));
     assert_eq!(ask(&seen).await.0, 200);
+    let closed = || read(world.get(&format!("81-{seen}.localhost"), "/"));
+    world.driver.fail_next("get", DriverError::NotFound("it".into()));
+    assert_eq!(closed().await.1["code"], "gone", "its ports close first");
+    assert_eq!(closed().await.1["code"], "port_closed");
     for id in [&seen, &hidden] {
         world.driver.delete(id, Reason::new("requested", "a test")).await.unwrap();
     }
