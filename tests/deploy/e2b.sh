@@ -29,7 +29,7 @@ clients_of_e2b_work_unmodified() {
     base_template
     E2B_DOMAIN=$ATOLL_CLUSTER_DOMAIN E2B_API_KEY=$(another_key default) E2B_OTHER_API_KEY=$(another_key strict) \
         CONFORMANCE_ADDRESS=$ATOLL_CLUSTER_TRAEFIK CONFORMANCE_CA=$ATOLL_CLUSTER_CA \
-        CONFORMANCE_LACKS='snapshots fork templates cold-pauses' CONFORMANCE_DOMAINS="$ATOLL_CLUSTER_DOMAIN $ATOLL_CLUSTER_CONTENT_DOMAIN" \
+        CONFORMANCE_LACKS='snapshots fork templates cli cold-pauses' CONFORMANCE_DOMAINS="$ATOLL_CLUSTER_DOMAIN $ATOLL_CLUSTER_CONTENT_DOMAIN" \
         tests/conformance/run "${clients[@]}" --jobs 2 ${ATOLL_TEST_DOCS:+--docs "$ATOLL_TEST_DOCS"}
     kubectl -n "$platform" delete sandboxtemplate base
 }

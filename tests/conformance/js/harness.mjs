@@ -203,7 +203,7 @@ class Kit {
 
 /** What the target says that it lacks, where it may. */
 function lacked(area, error) {
-  const found = LACKS.includes(area) && String(error?.message ?? error).match(/501: ([^']*)/)
+  const found = LACKS.includes(area) && String(error?.message ?? error).match(/501: (.*?)('$|', |$)/m)
   return found ? `the server says: ${found[1]}` : undefined
 }
 

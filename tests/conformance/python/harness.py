@@ -37,7 +37,7 @@ LACKS = os.environ.get("CONFORMANCE_LACKS", "").split()
 
 def lacked(area, error):
     """What the target says that it lacks, where it may."""
-    found = re.search(r"501: ([^']*)", str(error))
+    found = re.search(r"501: (.*?)('$|', |$)", str(error), re.MULTILINE)
     return found.group(1) if found and area in LACKS else None
 
 

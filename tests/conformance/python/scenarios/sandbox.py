@@ -159,7 +159,9 @@ async def connect_never_shortens(t):
 @scenario("sandbox")
 async def pause_keeps_processes_and_memory(t):
     sandbox = await t.sandbox()
-    counting = await sandbox.commands.run("for n in $(seq 1 100000); do echo $n > n.txt; sleep 0.05; done", background=True, timeout=0)
+    # By a rename: whoever reads while it is written gets a whole number.
+    count = "for n in $(seq 1 100000); do echo $n > new.txt; mv new.txt n.txt; sleep 0.05; done"
+    counting = await sandbox.commands.run(count, background=True, timeout=0)
     await t.eventually(lambda: sandbox.files.exists("n.txt"), "the counter begins")
     t.equal(await sandbox.pause(), True, "the first pause")
     t.equal(await sandbox.is_running(), False, "is_running while paused")
@@ -169,10 +171,10 @@ async def pause_keeps_processes_and_memory(t):
     t.equal(await again.is_running(), True, "is_running after connect")
     t.equal((await again.get_info()).state.value, "running", "state after connect")
     t.check(any(each.pid == counting.pid for each in await again.commands.list()), "the same process is there")
-    first = int((await again.files.read("n.txt")).strip() or 0)
+    first = int(await again.files.read("n.txt"))
 
     async def counts_on():
-        return int((await again.files.read("n.txt")).strip() or 0) > first
+        return int(await again.files.read("n.txt")) > first
 
     await t.eventually(counts_on, "the counter goes on")
 
