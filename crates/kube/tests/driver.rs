@@ -196,6 +196,16 @@ async fn every_server_sees_the_same_and_lists_are_by_tenant() {
     assert_eq!((first.items.len(), second.items.len(), second.next), (2, 1, None));
     let nobody = ListQuery { tenant: Some("nobody".into()), limit: 2, ..ListQuery::default() };
     assert!(other.list(&nobody).await.unwrap().items.is_empty());
+    let later = Timestamp::from_second(4_000_000_000).unwrap();
+    one.set_deadline(&ids[0], Some(later)).await.unwrap();
+    assert_eq!(other.get(&ids[0]).await.unwrap().deadline, Some(later), "at once");
+    one.delete(&ids[1], reason()).await.unwrap();
+    let deleted = other.get(&ids[1]).await;
+    let is_gone = deleted.map_or_else(
+        |error| matches!(error, DriverError::NotFound(_)),
+        |sandbox| sandbox.phase == Phase::Terminating,
+    );
+    assert!(is_gone, "at once, too");
     assert!(one.logs(&ids[0], 100, false).await.is_ok(), "a sandbox without a pod has an empty log");
     assert!(matches!(one.images().list().await, Err(DriverError::Unsupported(_))));
 }

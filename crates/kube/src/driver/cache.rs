@@ -124,7 +124,7 @@ impl Cache {
         tables.remove(place, uid)
     }
 
-    /// A write of ours was answered with this object. What the watch has shown already is not shown again: it may be
+    /// A request of ours was answered with this object. What the watch has shown already is not shown again: it may be
     /// gone since.
     pub fn wrote(&self, seen: Seen) -> Vec<Event> {
         let mut tables = self.write();

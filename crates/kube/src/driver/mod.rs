@@ -55,6 +55,8 @@ pub use templates::KubeTemplates;
 const EVENTS: usize = 4096;
 /// How long the first list may take.
 const FIRST_LIST: Duration = Duration::from_secs(60);
+/// How long a look at one sandbox may take before what was seen last must do.
+const GLANCE: Duration = Duration::from_secs(1);
 /// How often whoever waits for a sandbox looks again without any change.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -182,6 +184,19 @@ async fn can_list(client: &Client) -> Result<(), OpenError> {
 impl Inner {
     fn get(&self, id: &SandboxId) -> Result<Arc<Seen>, DriverError> {
         self.shared.cache.get(id).ok_or_else(|| missing(id))
+    }
+
+    /// One sandbox as the cluster has it: another server may have changed or deleted it a moment ago, and the watch shows
+    /// that a moment later. Where the cluster does not answer, it is what was seen last.
+    async fn look(&self, id: &SandboxId) -> Result<Arc<Seen>, DriverError> {
+        let seen = self.get(id)?;
+        let api = self.api(&seen);
+        match timeout(GLANCE, api.get_opt(&seen.place.name)).await {
+            Ok(Ok(Some(object))) => self.shared.wrote(&object),
+            Ok(Ok(None)) => self.shared.tell(self.shared.cache.gone(&seen.place, &seen.uid)),
+            Ok(Err(_)) | Err(_) => {}
+        }
+        self.get(id)
     }
 
     fn api(&self, seen: &Seen) -> Api<crd::Sandbox> {

@@ -31,7 +31,7 @@ impl Driver for KubeDriver {
     }
 
     async fn get(&self, id: &SandboxId) -> Result<Sandbox, DriverError> {
-        let mut sandbox = self.inner.get(id)?.sandbox.clone();
+        let mut sandbox = self.inner.look(id).await?.sandbox.clone();
         self.inner.touches.tell(&mut sandbox);
         Ok(sandbox)
     }
