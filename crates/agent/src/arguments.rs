@@ -85,7 +85,8 @@ impl Arguments {
                 std::env::var(name).map_err(|why| io::Error::other(format!("{name}: {why}")))
             }
         };
-        Ok(serde_json::from_str(&text.map_err(ArgumentError::Read)?)?)
+        let config: AgentConfig = serde_json::from_str(&text.map_err(ArgumentError::Read)?)?;
+        Ok(config.knowing_itself())
     }
 }
 

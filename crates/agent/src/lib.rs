@@ -17,6 +17,7 @@ mod gunzip;
 mod http;
 mod life;
 mod log;
+mod marks;
 mod metrics;
 mod oom;
 mod oom_score;

@@ -18,6 +18,7 @@ use crate::arguments::{ArgumentError, Arguments, Listen, inherited};
 use crate::errors::ApiError;
 use crate::http::Server;
 use crate::log::Sink;
+use crate::marks;
 use crate::oom_score;
 use crate::plan::Command;
 use crate::process::{Output, Process, Reader};
@@ -85,6 +86,7 @@ fn open_log(arguments: &Arguments, cap: u64) -> Result<Option<Sink>, AgentError>
 
 async fn live(app: Arc<App>, arguments: &Arguments, signals: OwnedFd) -> Result<(), AgentError> {
     let log = open_log(arguments, app.config.log_cap_bytes)?;
+    marks::leave(&app.config.env);
     let signals = Signals::new(signals).map_err(setup("signals"))?;
     let progress = watch::Sender::new(());
     let reaped = progress.subscribe();

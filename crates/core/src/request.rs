@@ -88,6 +88,8 @@ pub struct CreateRequest {
     pub agent_open: bool,
     /// What applications behind its ports see as `Host`.
     pub mask_host: Option<String>,
+    /// Ports whose applications speak HTTPS.
+    pub https_ports: Vec<u16>,
 }
 
 /// What the machine (or cluster) can give to one sandbox.
@@ -132,6 +134,7 @@ pub fn resolve(
     ask.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
     check_metadata(&ask.metadata)?;
     ask.mask_host.as_deref().map_or(Ok(()), check_mask)?;
+    check_https_ports(&ask.https_ports)?;
     let limits = limits(&recipe, asked, capacity)?;
     let requests = requests(&recipe, &ask.requests, &limits)?;
     let deadline = deadline(ask.ttl, &recipe, birth.at)?;
@@ -143,6 +146,7 @@ pub fn resolve(
         metadata: ask.metadata,
         agent_open: ask.agent_open,
         mask_host: ask.mask_host,
+        https_ports: ask.https_ports,
         ..spec(recipe, template, limits, birth)
     };
     Ok(Sandbox::new(spec, deadline))
@@ -171,6 +175,13 @@ fn check_mask(mask: &str) -> Result<(), Invalid> {
     }
     let rule = format!("{mask:?} is no host name; write it as example.com or localhost:{PORT_MARK}");
     Err(Invalid::new("mask_host", rule))
+}
+
+fn check_https_ports(ports: &[u16]) -> Result<(), Invalid> {
+    match ports.iter().position(|port| *port == 0) {
+        Some(n) => Err(Invalid::new(format!("https_ports[{n}]"), "0 is no port; give 1 to 65535")),
+        None => Ok(()),
+    }
 }
 
 /// Volumes are a user's, so a sandbox that has any is one's too.
@@ -344,6 +355,7 @@ fn spec(recipe: TemplateSpec, template: Option<&Template>, limits: Limits, birth
         public: recipe.public,
         agent_open: false,
         mask_host: None,
+        https_ports: Vec::new(),
         network: recipe.network,
         sudo: recipe.sudo.unwrap_or(true),
         runtime: recipe.runtime,
@@ -446,6 +458,14 @@ mod tests {
         for bad in ["", "a b", "a/b", "$PORT", "a\r\nx: y"] {
             assert_eq!(with(bad).unwrap_err().field, "mask_host", "{bad:?}");
         }
+    }
+
+    #[test]
+    fn ports_that_speak_https_are_ports() {
+        let with =
+            |https_ports: &[u16]| resolved(CreateRequest { https_ports: https_ports.into(), ..ask("base") });
+        assert_eq!(with(&[443, 8443]).unwrap().spec.https_ports, [443, 8443]);
+        assert_eq!(with(&[443, 0]).unwrap_err().field, "https_ports[1]");
     }
 
     #[test]

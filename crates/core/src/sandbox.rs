@@ -69,6 +69,9 @@ pub struct SandboxSpec {
     /// one that was asked for.
     #[serde(default)]
     pub mask_host: Option<String>,
+    /// Ports whose applications speak HTTPS: they are reached over TLS, whatever their certificates say.
+    #[serde(default)]
+    pub https_ports: Vec<u16>,
     /// What it may reach.
     pub network: NetworkPolicy,
     /// Whether privileges may be gained through setuid programs.

@@ -36,7 +36,7 @@ use crate::{
     headers,
     pool::Lease,
     refusal::Refusal,
-    route, tunnel,
+    route, tls, tunnel,
 };
 
 /// First and longest pause between two looks at a port that is to open.
@@ -52,6 +52,8 @@ pub struct Way {
     pub port: u16,
     /// What the application there is to see as `Host`, unless it is what was asked for.
     pub mask_host: Option<String>,
+    /// Whether the application speaks HTTPS.
+    pub over_tls: bool,
     /// Whether the request may wake it.
     pub wakes: bool,
     /// Whether it ran when the request came.
@@ -116,6 +118,11 @@ fn rewrite(parts: &mut Parts, way: &Way, peer: IpAddr, is_https: bool) -> Result
     parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
     Ok(())
+}
+
+fn no_handshake(way: &Way, error: &impl std::fmt::Display) -> Refusal {
+    tracing::debug!(sandbox = %way.id, port = way.port, %error, "no handshake");
+    Refusal::NoAnswer(way.port)
 }
 
 /// Whether it can be said again without harm.
@@ -220,12 +227,13 @@ impl Inner {
             // An upload may be refused before all of it is there.
             stream = Box::new(HearsOut(stream));
         }
+        if way.over_tls {
+            stream = tls::within(stream).await.map_err(|error| no_handshake(way, &error))?;
+        }
         self.metrics.connected();
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(|error| {
-            tracing::debug!(sandbox = %way.id, port = way.port, %error, "no handshake");
-            Refusal::NoAnswer(way.port)
-        })?;
+        // Names of headers are no one's to tell apart by their letters' case, yet some do, by what other proxies send.
+        let shaken = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| no_handshake(way, &error))?;
         tokio::spawn(async move {
             // How it ends is told to whoever waits for an answer.
             let _ = connection.with_upgrades().await;

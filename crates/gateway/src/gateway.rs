@@ -381,6 +381,7 @@ fn way(known: &Known, port: u16, mask_host: Option<String>) -> Result<Way, Refus
         id: known.id.clone(),
         port,
         mask_host,
+        over_tls: port != AGENT_PORT && known.https_ports.contains(&port),
         wakes: known.wakes,
         runs: known.phase == Phase::Running,
         starts,

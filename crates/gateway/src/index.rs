@@ -39,6 +39,8 @@ pub struct Known {
     pub wakes: bool,
     /// What applications see as `Host`.
     pub mask_host: Option<String>,
+    /// Ports whose applications speak HTTPS.
+    pub https_ports: Vec<u16>,
     label: Option<String>,
     created_at: Timestamp,
 }
@@ -56,6 +58,7 @@ impl Known {
             agent_open: spec.agent_open,
             wakes: spec.lifecycle.wake_on_request,
             mask_host: spec.mask_host.clone(),
+            https_ports: spec.https_ports.clone(),
             label: spec.owner.as_deref().map(|owner| owner::label(&spec.tenant, owner)),
             created_at: spec.created_at,
         }

@@ -21,6 +21,7 @@ mod pool;
 mod refusal;
 mod route;
 mod signature;
+mod tls;
 mod tunnel;
 
 pub use body::Body;

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// The port of the executor's own API inside a sandbox whose template asks for it.
 pub const EXECUTOR_PORT: u16 = 8666;
+/// As the whole value of a variable of [`AgentConfig::env`], it stands for the sandbox's id, whichever that will be: a copy of
+/// a sandbox has another.
+pub const ID_MARK: &str = "${SANDBOX_ID}";
 
 /// Everything the agent is told at its start, as JSON. Unknown fields are ignored, absent ones have their default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,7 +18,7 @@ pub struct AgentConfig {
     pub sandbox_id: String,
     /// Name of the host; the launcher has set it already.
     pub hostname: String,
-    /// Environment of every command, after PATH, HOME, USER and LOGNAME.
+    /// Environment of every command, after PATH, HOME, USER and LOGNAME. [`ID_MARK`] stands for `sandbox_id`.
     pub env: BTreeMap<String, String>,
     /// Program and arguments that run for as long as the sandbox does.
     pub start_command: Option<Vec<String>>,
@@ -59,6 +62,17 @@ impl Default for AgentConfig {
     }
 }
 
+impl AgentConfig {
+    /// The same with its own id in the variables that ask for it.
+    #[must_use]
+    pub fn knowing_itself(mut self) -> Self {
+        for value in self.env.values_mut().filter(|value| *value == ID_MARK) {
+            value.clone_from(&self.sandbox_id);
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +81,13 @@ mod tests {
     fn absent_fields_have_defaults_and_unknown_ones_are_ignored() {
         let config: AgentConfig = serde_json::from_str(r#"{"sandbox_id":"i1","added_later":1}"#).unwrap();
         assert_eq!(config, AgentConfig { sandbox_id: "i1".into(), ..AgentConfig::default() });
+    }
+
+    #[test]
+    fn variables_can_ask_for_the_id() {
+        let env = [("A", ID_MARK), ("B", "x${SANDBOX_ID}")].map(|(name, value)| (name.into(), value.into()));
+        let config = AgentConfig { sandbox_id: "i1".into(), env: env.into(), ..AgentConfig::default() };
+        let env = config.knowing_itself().env;
+        assert_eq!((env["A"].as_str(), env["B"].as_str()), ("i1", "x${SANDBOX_ID}"));
     }
 }

@@ -70,6 +70,7 @@ pub fn sandbox(id: &str) -> Sandbox {
         metadata: BTreeMap::new(),
         agent_open: false,
         mask_host: None,
+        https_ports: Vec::new(),
         status: Status::Running,
         phase: Phase::Running,
         reason: Reason { code: "ready".into(), message: "its agent answers".into() },

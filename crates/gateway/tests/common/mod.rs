@@ -44,6 +44,8 @@ pub const MEMBER: &str = "e2b_be";
 pub const STRANGER: &str = "e2b_cf";
 /// The port on which something listens inside.
 pub const OPEN: u16 = 3000;
+/// A port on which something listens that speaks HTTPS.
+pub const TLS: u16 = 3443;
 
 pub struct World {
     pub address: SocketAddr,
@@ -65,15 +67,16 @@ pub async fn world() -> World {
 
 pub async fn world_with(no_auth: bool, pattern: &str) -> World {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let inside = inside::serve().await;
+    let (inside, over_tls) = (inside::serve().await, inside::serve_tls().await);
     let (connects, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, holding) = (connects.clone(), closed.clone());
     let driver = Arc::new(FakeDriver::new(Box::new(move |_, target| {
         let held = holding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         match target {
-            Target::Port(OPEN) | Target::Agent if !held => {
+            Target::Port(OPEN | TLS) | Target::Agent if !held => {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let stream = std::net::TcpStream::connect(inside).unwrap();
+                let to = if matches!(target, Target::Port(TLS)) { over_tls } else { inside };
+                let stream = std::net::TcpStream::connect(to).unwrap();
                 stream.set_nonblocking(true).unwrap();
                 Ok(Box::new(TcpStream::from_std(stream).unwrap()))
             }

@@ -96,6 +96,7 @@ fn request(it: &Sandbox) -> CreateRequest {
         metadata: it.spec.metadata.clone(),
         agent_open: it.spec.agent_open,
         mask_host: it.spec.mask_host.clone(),
+        https_ports: it.spec.https_ports.clone(),
         ..CreateRequest::default()
     }
 }
@@ -213,6 +214,7 @@ pub fn from_core(it: &sandbox::Sandbox, namespace: &str) -> Sandbox {
         metadata: spec.metadata.clone(),
         agent_open: spec.agent_open,
         mask_host: spec.mask_host.clone(),
+        https_ports: spec.https_ports.clone(),
         state: Some(DesiredState::Running),
     };
     let mut object = Sandbox::new(spec.id.as_str(), asked);
@@ -326,6 +328,7 @@ mod tests {
         asked.spec.labels.insert("team".into(), "blue".into());
         asked.spec.metadata.insert("any key".into(), "any text".into());
         (asked.spec.agent_open, asked.spec.mask_host) = (true, Some("localhost:${PORT}".into()));
+        asked.spec.https_ports = vec![443];
         // Other people's APIs know their own sandboxes by it.
         asked.spec.labels.insert("atoll.dev/dialect".into(), "kata".into());
         asked.deadline = Some(Timestamp::from_second(9).unwrap());

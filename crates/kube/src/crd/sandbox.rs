@@ -76,6 +76,9 @@ pub struct SandboxSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub mask_host: Option<String>,
+    /// Ports whose applications speak HTTPS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub https_ports: Vec<u16>,
     /// How it should be. `Running` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<DesiredState>,

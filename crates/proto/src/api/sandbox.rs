@@ -60,7 +60,7 @@ pub struct CreateSandbox {
     /// Whether a request to one of its ports wakes it. Absent: the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wake_on_request: Option<bool>,
-    /// Environment of every command.
+    /// Environment of every command. The value `${SANDBOX_ID}` stands for the sandbox's id.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Labels to find it by.
@@ -75,6 +75,9 @@ pub struct CreateSandbox {
     /// What applications behind its ports see as `Host`, with `${PORT}` where the number goes. Absent: what was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_host: Option<String>,
+    /// Ports whose applications speak HTTPS: requests reach them over TLS, whatever their certificates say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub https_ports: Vec<u16>,
     /// The user it is to belong to, whose volumes it gets: any name, also an e-mail address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -327,6 +330,9 @@ pub struct Sandbox {
     /// What applications behind its ports see as `Host`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask_host: Option<String>,
+    /// Ports whose applications speak HTTPS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub https_ports: Vec<u16>,
     /// Status in the words of older clients.
     pub status: Status,
     /// Phase in our own.

@@ -46,6 +46,7 @@ pub fn create_request(ask: api::CreateSandbox) -> Result<CreateRequest, ServiceE
         metadata: ask.metadata,
         agent_open: ask.agent_open,
         mask_host: ask.mask_host,
+        https_ports: ask.https_ports,
     })
 }
 
@@ -126,6 +127,7 @@ pub fn sandbox(it: Sandbox) -> api::Sandbox {
         metadata: it.spec.metadata,
         agent_open: it.spec.agent_open,
         mask_host: it.spec.mask_host,
+        https_ports: it.spec.https_ports,
         status: status(it.phase),
         phase: phase(it.phase),
         reason: reason(it.reason),

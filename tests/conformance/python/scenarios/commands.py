@@ -107,6 +107,17 @@ async def a_directory_can_be_named(t):
 
 
 @scenario("commands")
+async def commands_know_where_they_run(t):
+    sandbox = await t.sandbox()
+    read = "echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID"
+    known = (await sandbox.commands.run(read)).stdout.split()
+    t.equal(known[:2], ["true", sandbox.sandbox_id], "what the environment says")
+    t.check(known[2:], "a template")
+    left = (await sandbox.commands.run("cd /run/e2b && for name in .E2B_SANDBOX .E2B_SANDBOX_ID; do cat $name; echo; done")).stdout.split()
+    t.equal(left, ["true", sandbox.sandbox_id], "what is left for programs with another environment")
+
+
+@scenario("commands")
 async def the_calls_environment_wins(t):
     sandbox = await t.sandbox(envs={"A": "sandbox", "B": "sandbox"})
     done = await sandbox.commands.run("echo $A $B $HOME", envs={"A": "call", "HOME": "/elsewhere"})

@@ -14,7 +14,8 @@ async def a_fork_has_the_files_and_is_its_own(t):
     t.equal(await fork.files.read("state.txt"), "before", "its file")
     await fork.files.write("state.txt", "in the fork")
     t.equal(await sandbox.files.read("state.txt"), "before", "the source's file")
-    t.equal((await fork.commands.run("echo $FROM")).stdout, "source\n", "its environment")
+    known = (await fork.commands.run("echo $FROM $E2B_SANDBOX_ID")).stdout.split()
+    t.equal(known, ["source", fork.sandbox_id], "its environment, which knows which one it is")
     t.equal((await fork.get_info()).metadata, {"run": t.mark}, "its metadata")
 
 

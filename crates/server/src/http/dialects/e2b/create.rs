@@ -1,6 +1,9 @@
 //! Making a sandbox. The older path has another default and a switch that opens commands to everybody.
 
-use atoll_proto::api::{CreateSandbox, OnDeadline};
+use atoll_proto::{
+    api::{CreateSandbox, OnDeadline},
+    init::ID_MARK,
+};
 use axum::{
     Json,
     extract::State,
@@ -33,7 +36,7 @@ const NOTICEABLE: SignedDuration = SignedDuration::from_secs(2);
 /// Seconds after which a paused sandbox gives its memory back: its processes end, its files stay.
 const STOP_AFTER: u64 = 24 * 60 * 60;
 /// The same where only the files are to be kept.
-const STOP_SOON: u64 = 1;
+pub const STOP_SOON: u64 = 1;
 /// Seconds after which one that nobody wakes is taken down.
 const TERMINATE_AFTER: u64 = 30 * 24 * 60 * 60;
 
@@ -111,6 +114,7 @@ fn request(asked: NewSandbox, recipe: CreateSandbox) -> Result<CreateSandbox, Se
     let network = asked.network.unwrap_or_default();
     let mut env = asked.env_vars.unwrap_or_default();
     env.insert("E2B_SANDBOX".into(), "true".into());
+    env.insert("E2B_SANDBOX_ID".into(), ID_MARK.into());
     env.insert("E2B_TEMPLATE_ID".into(), asked.template_id);
     Ok(CreateSandbox {
         pause_after: Some(0),
@@ -120,6 +124,7 @@ fn request(asked: NewSandbox, recipe: CreateSandbox) -> Result<CreateSandbox, Se
         wake_on_request: Some(wakes),
         public: Some(network.allow_public_traffic.unwrap_or(true)),
         mask_host: network.mask_request_host.clone(),
+        https_ports: network.https_ports.clone().unwrap_or_default(),
         network: Some(policy(&network, asked.allow_internet_access)?),
         metadata: asked.metadata.unwrap_or_default(),
         env,
@@ -162,7 +167,8 @@ fn in_their_words(error: ServiceError) -> ServiceError {
             Some(name) => format!("envVars.{name}"),
             None => field
                 .replace("network.allow[", "network.allowOut[")
-                .replace("network.deny[", "network.denyOut["),
+                .replace("network.deny[", "network.denyOut[")
+                .replace("https_ports[", "network.httpsPorts["),
         },
     };
     invalid.into()
@@ -206,9 +212,12 @@ mod tests {
 
     #[test]
     fn refusals_name_the_fields_that_were_sent() {
-        for (ours, theirs) in
-            [("ttl", "timeout"), ("env.A=B", "envVars.A=B"), ("network.deny[2]", "network.denyOut[2]")]
-        {
+        for (ours, theirs) in [
+            ("ttl", "timeout"),
+            ("env.A=B", "envVars.A=B"),
+            ("network.deny[2]", "network.denyOut[2]"),
+            ("https_ports[0]", "network.httpsPorts[0]"),
+        ] {
             let told = in_their_words(ServiceError::invalid(ours, "is wrong")).tell();
             assert_eq!(told.field.as_deref(), Some(theirs));
         }

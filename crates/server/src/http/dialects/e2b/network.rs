@@ -28,6 +28,10 @@ pub async fn replace(
     Path(id): Path<String>,
     body: JsonBody<Network>,
 ) -> Answer<StatusCode> {
+    if body.value.https_ports.as_ref().is_some_and(|ports| !ports.is_empty()) {
+        let problem = "is said when the sandbox is made, and cannot be changed; leave it out";
+        return Err(ServiceError::invalid("network.httpsPorts", problem).into());
+    }
     let network = policy(&body.value, None)?;
     find(&services, &caller, &id).await?;
     let change = UpdateSandbox { network: Some(network), ..UpdateSandbox::default() };
@@ -55,7 +59,6 @@ fn refuse_what_is_not_there(asked: &Network) -> Result<(), ServiceError> {
         ("network.egressProxy", &asked.egress_proxy),
         ("network.rules", &asked.rules),
         ("network.dnsServers", &asked.dns_servers),
-        ("network.httpsPorts", &asked.https_ports),
     ] {
         if value.as_ref().is_some_and(|value| !is_empty(value)) {
             return Err(ServiceError::invalid(field, "cannot be had here; leave it out"));

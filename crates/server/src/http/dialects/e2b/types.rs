@@ -92,10 +92,9 @@ pub struct Network {
     #[serde(skip_serializing)]
     #[schema(value_type = Option<Vec<Object>>)]
     pub dns_servers: Option<Value>,
-    /// Refused, unless empty.
-    #[serde(skip_serializing)]
-    #[schema(value_type = Option<Vec<Object>>)]
-    pub https_ports: Option<Value>,
+    /// Ports whose applications speak HTTPS. It is said when the sandbox is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https_ports: Option<Vec<u16>>,
 }
 
 /// A sandbox that was made, connected to or resumed.
@@ -156,7 +155,7 @@ pub struct SandboxDetail {
     #[serde(skip_serializing_if = "Option::is_none")]
     envd_access_token: Option<String>,
     domain: Option<String>,
-    /// `false` where the internet is closed, otherwise not told.
+    /// Whether it reaches the internet; not told where that depends on the address.
     allow_internet_access: Option<bool>,
     network: Network,
     lifecycle: Lifecycle,
@@ -271,7 +270,7 @@ impl SandboxDetail {
         Self {
             envd_access_token: envd_token(links, &sandbox),
             domain: domain(links),
-            allow_internet_access: is_closed(&sandbox.spec.network).then_some(false),
+            allow_internet_access: internet(&sandbox.spec.network),
             network: network(&sandbox),
             lifecycle: Lifecycle {
                 auto_resume: policy.wake_on_request,
@@ -290,8 +289,11 @@ impl SandboxDetail {
     }
 }
 
-fn is_closed(policy: &NetworkPolicy) -> bool {
-    policy.mode != NetworkMode::Internet && policy.allow.is_empty()
+fn internet(policy: &NetworkPolicy) -> Option<bool> {
+    match policy.mode {
+        NetworkMode::Internet => Some(true),
+        _ => policy.allow.is_empty().then_some(false),
+    }
 }
 
 fn network(sandbox: &Sandbox) -> Network {
@@ -305,6 +307,7 @@ fn network(sandbox: &Sandbox) -> Network {
         deny_out: Some(deny),
         allow_public_traffic: Some(sandbox.spec.public),
         mask_request_host: sandbox.spec.mask_host.clone(),
+        https_ports: Some(sandbox.spec.https_ports.clone()).filter(|ports| !ports.is_empty()),
         ..Network::default()
     }
 }
