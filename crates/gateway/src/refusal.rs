@@ -148,9 +148,18 @@ impl Manner {
         match (text(SANDBOX_ID), text("accept")) {
             (Some(_), _) => Self::E2b(id.map(ToString::to_string).unwrap_or_default()),
             _ if port == Some(AGENT_PORT) => Self::E2b(id.map(ToString::to_string).unwrap_or_default()),
-            (None, Some(accept)) if accept.contains("text/html") => Self::Page,
+            (None, accept) if is_for_people(accept, text("user-agent")) => Self::Page,
             _ => Self::Json(id.cloned()),
         }
+    }
+}
+
+/// Every browser says to be Mozilla, and what asks in one for no kind of answer can show a page.
+fn is_for_people(accept: Option<&str>, agent: Option<&str>) -> bool {
+    match accept {
+        Some(accept) if accept.contains("text/html") => true,
+        Some(accept) if accept.trim() != "*/*" => false,
+        _ => agent.is_some_and(|agent| agent.starts_with("Mozilla/")),
     }
 }
 
@@ -191,7 +200,7 @@ impl Refusal {
             other => other.to_string(),
         };
         let (status, kind, text) = match manner {
-            Manner::Page => (status, "text/html; charset=utf-8", page(status, &message)),
+            Manner::Page => (status, "text/html; charset=utf-8", page(self.title(status), &message)),
             Manner::Json(id) => {
                 let mut body = json!({"error": message, "code": code});
                 self.add_e2b(&mut body, id.as_ref());
@@ -213,6 +222,14 @@ impl Refusal {
         response
     }
 
+    /// What a page is called; that of a closed port as E2B calls it.
+    fn title(&self, status: StatusCode) -> &'static str {
+        match self {
+            Self::PortClosed(_) => "Closed Port Error",
+            _ => status.canonical_reason().unwrap_or("Error"),
+        }
+    }
+
     /// Who asks for a port by its host name may use a client of E2B to know that name, and look for its words.
     fn add_e2b(&self, body: &mut serde_json::Value, id: Option<&SandboxId>) {
         let Some(id) = id else { return };
@@ -222,8 +239,11 @@ impl Refusal {
             _ => return,
         };
         (body["sandboxId"], body["message"]) = (json!(id), json!(message));
-        if let Self::PortClosed(port) = self {
-            body["port"] = json!(port);
+        match self {
+            Self::PortClosed(port) => body["port"] = json!(port),
+            // Of what is gone, they compare the code too, which is a number in their words.
+            Self::Gone => body["code"] = json!(StatusCode::BAD_GATEWAY.as_u16()),
+            _ => {}
         }
     }
 
@@ -245,8 +265,7 @@ impl Refusal {
     }
 }
 
-fn page(status: StatusCode, message: &str) -> String {
-    let title = status.canonical_reason().unwrap_or("Error");
+fn page(title: &str, message: &str) -> String {
     let message = message.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
@@ -308,6 +327,9 @@ mod tests {
         };
         assert_eq!(manner(&[("accept", "text/html,*/*;q=0.8")]), Manner::Page);
         assert_eq!(manner(&[("accept", "*/*")]), Manner::Json(None));
+        let browser = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)");
+        assert_eq!(manner(&[("accept", "*/*"), browser]), Manner::Page);
+        assert_eq!(manner(&[("accept", "application/json"), browser]), Manner::Json(None));
         assert_eq!(manner(&[]), Manner::Json(None));
         assert_eq!(manner(&[("e2b-sandbox-id", "<x>"), ("accept", "text/html")]), Manner::E2b(String::new()));
         let id = SandboxId::from_entropy([1; 19]);

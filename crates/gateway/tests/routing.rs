@@ -9,7 +9,7 @@ use atoll_core::{
     id::SandboxId,
     sandbox::Reason,
 };
-use common::{ADMIN, MEMBER, OPEN, STRANGER, World, read, world, world_with};
+use common::{ADMIN, MEMBER, OPEN, STRANGER, TLS, World, read, world, world_with};
 use reqwest::header::LOCATION;
 use serde_json::Value;
 
@@ -147,6 +147,25 @@ async fn keys_open_what_is_their_tenants_and_say_nothing_of_the_rest() {
 }
 
 #[tokio::test]
+async fn applications_may_speak_https() {
+    let world = world().await;
+    let id = world
+        .add(3, |it| {
+            it.spec.public = true;
+            it.spec.https_ports = vec![TLS, 3000];
+        })
+        .await;
+    let (status, told) = read(world.get(&format!("{TLS}-{id}.localhost"), "/a")).await;
+    assert_eq!((status, &told["uri"]), (200, &"/a".into()), "{told}");
+    let (status, told) = read(world.get(&format!("3000-{id}.localhost"), "/a")).await;
+    assert_eq!(
+        (status, &told["code"]),
+        (502, &"no_answer".into()),
+        "what listens there speaks no TLS: {told}"
+    );
+}
+
+#[tokio::test]
 async fn what_was_meant_for_the_gateway_goes_no_further() {
     let world = world().await;
     let id = world.private().await;
@@ -273,13 +292,13 @@ async fn what_everybody_could_see_is_told_to_be_gone() {
     assert_eq!(ask(&seen).await.0, 200);
     let closed = || read(world.get(&format!("81-{seen}.localhost"), "/"));
     world.driver.fail_next("get", DriverError::NotFound("it".into()));
-    assert_eq!(closed().await.1["code"], "gone", "its ports close first");
+    assert_eq!(closed().await.1["code"], 502, "its ports close first");
     assert_eq!(closed().await.1["code"], "port_closed");
     for id in [&seen, &hidden] {
         world.driver.delete(id, Reason::new("requested", "a test")).await.unwrap();
     }
     let (status, told) = ask(&seen).await;
-    assert_eq!((status, &told["code"], &told["sandboxId"]), (502, &"gone".into(), &seen.as_str().into()));
+    assert_eq!((status, &told["code"], &told["sandboxId"]), (502, &502.into(), &seen.as_str().into()));
     assert_eq!(told["message"], "The sandbox was not found");
     assert_eq!(ask(&hidden).await, ask(&nobody()).await, "nobody knew of it");
     for id in [&seen, &hidden, &nobody()] {

@@ -441,6 +441,9 @@ async fn tags_are_given_and_taken() {
         (json!({"target": "none", "tags": ["x"]}), 404),
         (json!({"target": "web", "tags": []}), 400),
         (json!({"target": "web", "tags": ["a b"]}), 400),
+        (json!({"target": "web:v1", "tags": [":x"]}), 400),
+        (json!({"target": "web:v1", "tags": ["web:"]}), 400),
+        (json!({"target": "web:v1", "tags": ["web:x"]}), 201),
     ] {
         assert_eq!(server.post("/templates/tags", body.clone()).await.0, code, "{body}");
     }
@@ -448,6 +451,7 @@ async fn tags_are_given_and_taken() {
         read(server.call(Method::DELETE, "/templates/tags").json(&body).send().await.unwrap()).await.0
     };
     assert_eq!(remove(json!({"name": "web", "tags": ["prod", "gone"]})).await, 204);
+    assert_eq!(remove(json!({"name": "web", "tags": ["prod"]})).await, 404);
     assert_eq!(remove(json!({"name": "web", "tags": ["default"]})).await, 400);
     assert_eq!(remove(json!({"name": "web:v1", "tags": ["v1"]})).await, 400);
     assert_eq!(remove(json!({"name": "none", "tags": ["v1"]})).await, 404);

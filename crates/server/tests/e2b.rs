@@ -39,7 +39,7 @@ async fn a_sandbox_is_made_as_it_is_asked_for() {
     let made = made(
         &server,
         json!({"templateID": "base", "timeout": 60, "autoPause": true, "metadata": {"a key": "any & text"},
-            "envVars": {"A": "b"}, "network": {"allowPublicTraffic": false, "denyOut": ["0.0.0.0/0"]}}),
+            "envVars": {"A": "b"}, "network": {"allowPublicTraffic": false, "denyOut": ["0.0.0.0/0"], "httpsPorts": [8443]}}),
     )
     .await;
     let (id, key) = (id_of(&made), LinkKey::new([7; 32]));
@@ -52,6 +52,7 @@ async fn a_sandbox_is_made_as_it_is_asked_for() {
     assert_eq!(sandbox.deadline.unwrap().duration_since(sandbox.spec.created_at).as_secs(), 60);
     assert_eq!(sandbox.spec.metadata["a key"], "any & text");
     assert_eq!((sandbox.spec.env["A"].as_str(), sandbox.spec.env["E2B_SANDBOX"].as_str()), ("b", "true"));
+    assert_eq!(sandbox.spec.env["E2B_SANDBOX_ID"], atoll_proto::init::ID_MARK, "its agent knows");
     assert_eq!((sandbox.spec.public, sandbox.spec.lifecycle.pause_after), (false, None));
     assert_eq!(sandbox.spec.lifecycle.on_deadline, OnDeadline::Pause);
     let (status, seen) = server.get(&format!("/sandboxes/{id}")).await;
@@ -63,6 +64,10 @@ async fn a_sandbox_is_made_as_it_is_asked_for() {
     assert_eq!(
         (&seen["allowInternetAccess"], &seen["network"]["denyOut"]),
         (&json!(false), &json!(["0.0.0.0/0"]))
+    );
+    assert_eq!(
+        (&sandbox.spec.https_ports[..], &seen["network"]["httpsPorts"]),
+        (&[8443][..], &json!([8443]))
     );
     for number in ["cpuCount", "memoryMB", "diskSizeMB"] {
         assert!(seen[number].as_u64().unwrap() > 0, "{seen}");
@@ -145,12 +150,17 @@ async fn a_pause_keeps_it_until_it_is_connected_to() {
     let sandbox = at(&server, &id).await;
     assert_eq!((sandbox.phase, sandbox.deadline), (Phase::Paused, None), "its time-out must not end it");
     assert_eq!(post(format!("/sandboxes/{id}/pause"), json!({})).await.0, 409);
+    assert_eq!(post(format!("/sandboxes/{id}/timeout"), json!({"timeout": 10})).await.0, 409);
+    assert_eq!(post(format!("/sandboxes/{id}/fork"), json!({})).await.0, 409);
     let (status, woken) = post(format!("/v2/sandboxes/{id}/connect"), json!({"timeout": 100})).await;
     assert_eq!((status, &woken["sandboxID"]), (201, &json!(id)));
     let before = at(&server, &id).await.deadline.unwrap();
     let (status, _) = post(format!("/sandboxes/{id}/connect"), json!({"timeout": 10})).await;
     assert_eq!((status, at(&server, &id).await.deadline.unwrap()), (200, before), "never shorter");
     assert_eq!(post(format!("/sandboxes/{id}/resume"), json!({})).await.0, 409, "it runs");
+    let only_more = json!({"timeout": 10, "extendOnly": true});
+    assert_eq!(post(format!("/sandboxes/{id}/timeout"), only_more).await.0, 204);
+    assert_eq!(at(&server, &id).await.deadline.unwrap(), before);
     assert_eq!(post(format!("/sandboxes/{id}/timeout"), json!({"timeout": 10})).await.0, 204);
     assert!(at(&server, &id).await.deadline.unwrap() < before);
     assert_eq!(post(format!("/sandboxes/{id}/refreshes"), json!({"duration": 3601})).await.0, 400);
@@ -212,6 +222,7 @@ async fn the_network_is_replaced_and_what_cannot_hold_is_refused() {
     assert_eq!(put(json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["192.0.2.0/24"]})).await, 204);
     assert_eq!(at(&server, &id).await.spec.network.allow.len(), 1);
     assert_eq!(put(json!({"allowOut": ["example.com"]})).await, 400);
+    assert_eq!(put(json!({"httpsPorts": [443]})).await, 400, "that is said when it is made");
     assert_eq!(put(json!({})).await, 204);
     assert!(at(&server, &id).await.spec.network.is_default());
     server.stop().await.unwrap();

@@ -5,7 +5,7 @@ import os
 from harness import scenario
 
 SERVER = """
-import http.server, sys
+import http.server, ssl, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -21,21 +21,65 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
     def log_message(self, *arguments): pass
-http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()
+server = http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler)
+if sys.argv[2:]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(sys.argv[2])
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
+
+
+async def listening(t, sandbox, command, port):
+    """Runs the command until its end, and waits until something listens at the port."""
+    await sandbox.commands.run(command, background=True, timeout=0)
+
+    async def listens():
+        return (await sandbox.commands.run(f"ss -Htln sport = :{port}")).stdout != ""
+
+    await t.eventually(listens, f"something listens at {port}", 15)
 
 
 async def serving(t, port=8080, **options):
     """A sandbox with a server at the port, which tells the headers that it was sent."""
     sandbox = await t.sandbox(**options)
     await sandbox.files.write("serve.py", SERVER)
-    await sandbox.commands.run(f"python3 serve.py {port}", background=True, timeout=0)
-
-    async def listens():
-        return (await sandbox.commands.run(f"ss -Htln sport = :{port}")).stdout != ""
-
-    await t.eventually(listens, "the server listens", 15)
+    await listening(t, sandbox, f"python3 serve.py {port}", port)
     return sandbox
+
+
+@scenario("network")
+async def ports_may_speak_https(t):
+    import e2b
+
+    if "https_ports" not in e2b.SandboxNetworkOpts.__annotations__:
+        t.skip("this client knows no https_ports")
+    sandbox = await t.sandbox(network={"https_ports": [8443]})
+    await sandbox.files.write("serve.py", SERVER)
+    await sandbox.commands.run("openssl req -x509 -newkey rsa:2048 -keyout one.pem -out one.crt -days 1 -nodes -subj /CN=elsewhere && cat one.crt >> one.pem")
+    await listening(t, sandbox, "python3 serve.py 8443 one.pem", 8443)
+    status, _, text = t.port_request(sandbox, 8443)
+    t.equal(status, 200, "the status")
+    t.contains(text, "host: ", "its headers")
+    t.equal((await sandbox.get_info()).network.get("https_ports"), [8443], "what is told of it")
+    await t.raises("SandboxException", t.Sandbox.create(network={"https_ports": [0]}))
+
+
+@scenario("network")
+async def whatever_address_a_server_takes_it_is_reached(t):
+    sandbox = await t.sandbox()
+    for port, address in enumerate(("0.0.0.0", "127.0.0.1", "localhost"), 3210):
+        await listening(t, sandbox, f"python3 -m http.server {port} --bind {address}", port)
+        t.equal(t.port_request(sandbox, port)[0], 200, f"a server at {address}")
+
+
+@scenario("network")
+async def names_of_headers_are_written_as_proxies_write_them(t):
+    sandbox = await t.sandbox(network={"mask_request_host": "custom-host.example.com:${PORT}"})
+    script = "import http.server as h\nclass H(h.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n        self.end_headers()\n        self.wfile.write(str(self.headers).encode())\nh.HTTPServer(('', 8080), H).serve_forever()"
+    await sandbox.files.write("case.py", script)
+    await listening(t, sandbox, "python3 case.py", 8080)
+    t.contains(t.port_request(sandbox, 8080)[2], "Host: custom-host.example.com:8080", "some programs tell them apart")
 
 
 @scenario("network")
@@ -83,6 +127,11 @@ async def a_closed_port_is_told(t):
     answer = json.loads(text)
     t.equal(answer["message"], "The sandbox is running but port is not open", "the message")
     t.equal((answer["sandboxId"], answer["port"]), (sandbox.sandbox_id, 3210), "which sandbox and port")
+    if os.environ.get("E2B_SANDBOX_URL"):
+        return  # who names the sandbox in headers is no browser
+    _, headers, page = t.port_request(sandbox, 3210, headers={"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"})
+    t.contains(headers["content-type"], "text/html", "what a browser is sent")
+    t.contains(page, "<title>Closed Port Error</title>", "the page")
 
 
 @scenario("network")
@@ -92,7 +141,7 @@ async def a_sandbox_that_is_gone_is_told(t):
     status, _, text = t.port_request(sandbox, 8080)
     t.equal(status, 502, "the status")
     answer = json.loads(text)
-    t.equal(answer["sandboxId"], sandbox.sandbox_id, "which sandbox")
+    t.equal((answer["sandboxId"], answer["code"]), (sandbox.sandbox_id, 502), "which sandbox, and the code")
     t.contains(answer["message"], "was not found", "the message")
 
 

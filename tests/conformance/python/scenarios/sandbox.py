@@ -226,6 +226,23 @@ async def the_boot_id_changes_when_memory_was_not_kept(t):
 
 
 @scenario("sandbox")
+async def a_deadline_can_keep_the_files_alone(t):
+    sandbox = await t.sandbox(timeout=300, lifecycle={"on_timeout": {"action": "pause", "keep_memory": False}})
+    await sandbox.files.write("kept.txt", "kept")
+    before = await sandbox.files.read("/proc/sys/kernel/random/boot_id")
+    await sandbox.set_timeout(1)
+
+    async def paused():
+        return (await sandbox.get_info()).state.value == "paused"
+
+    await t.eventually(paused, "paused at the deadline", 20)
+    await t.raises("SandboxException", sandbox.set_timeout(60))
+    again = await sandbox.connect()
+    t.equal(await again.files.read("kept.txt"), "kept", "the file")
+    t.check(await again.files.read("/proc/sys/kernel/random/boot_id") != before, "however soon that is, it begins anew")
+
+
+@scenario("sandbox")
 async def a_deadline_can_pause_and_a_request_wake(t):
     sandbox = await t.sandbox(timeout=300, lifecycle={"on_timeout": "pause", "auto_resume": True})
     await sandbox.files.write("kept.txt", "kept")

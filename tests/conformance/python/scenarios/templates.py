@@ -228,6 +228,7 @@ async def tags_are_given_and_taken(t):
     await t.Template.remove_tags(name, ["production", "single"])
     left = {each.tag for each in await t.Template.get_tags(name)}
     t.check("production" not in left and "stable" in left, f"after removing, got {sorted(left)}")
+    await t.raises(Exception, t.Template.remove_tags(name, ["production"]))
     await t.raises(Exception, t.Template.assign_tags(f"{name}:no-such-tag", ["x"]))
     await t.raises(Exception, t.Template.get_tags(f"no-such-template-{t.mark}"))
 
@@ -263,6 +264,15 @@ async def files_are_sent_once(t):
     t.check(any("Uploaded" in each.message for each in first), "the first build sends it")
     t.check(any("already cached" in each.message for each in second), "the second does not")
     t.equal(await (await t.sandbox(info.name)).files.read("/data.txt"), f"data of {t.mark}", "the file")
+
+
+@scenario("templates", patience=LONG)
+async def an_unknown_user_of_a_step_is_told(t):
+    import e2b
+
+    template = t.Template().from_base_image().skip_cache().run_cmd("whoami", user="root123")
+    error = await t.raises(e2b.BuildException, t.Template.build(template, f"nobody-{t.mark}"))
+    t.contains(str(error), "failed to run command 'whoami': command failed: unauthenticated: invalid username: 'root123'", "the reason")
 
 
 @scenario("templates", patience=LONG)

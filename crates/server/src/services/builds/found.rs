@@ -208,8 +208,10 @@ impl Services {
             return Err(ServiceError::invalid("name", "goes without a tag; name tags in `tags`"));
         }
         self.must_have_builds(caller, &name).await?;
-        self.base.store.remove_tags(&caller.tenant, &name, &gone).await?;
-        Ok(())
+        match self.base.store.remove_tags(&caller.tenant, &name, &gone).await? {
+            0 => Err(ServiceError::NotFound(format!("tag {:?} of template {name:?}", gone.join(", ")))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -217,8 +219,11 @@ fn some_tags(texts: &[String]) -> Result<Vec<String>, ServiceError> {
     if texts.is_empty() {
         return Err(ServiceError::invalid("tags", "name at least one"));
     }
-    // Some clients write `name:tag` for the tag.
-    let short: Vec<String> =
-        texts.iter().map(|text| text.rsplit(':').next().unwrap_or(text).to_owned()).collect();
+    // Some clients write `name:tag` for the tag. Nothing before the colon is no name.
+    let short = |text: &String| match text.rsplit_once(':') {
+        Some((name, tag)) if !name.is_empty() => tag.to_owned(),
+        _ => text.clone(),
+    };
+    let short: Vec<String> = texts.iter().map(short).collect();
     Ok(tags("tags", &short)?)
 }

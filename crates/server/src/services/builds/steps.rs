@@ -10,7 +10,10 @@ use super::{
     spool::Spool,
     stage::{Stage, ended, shell},
 };
-use crate::services::exec::{Command, Happened};
+use crate::services::{
+    error::ServiceError,
+    exec::{Command, Happened},
+};
 
 /// `at PATH BASE USER`: a path as a step means it; relative ones start at the directory of the steps before.
 const AT: &str = r#"
@@ -149,10 +152,20 @@ async fn run(
         Happened::Stderr(piece) => hands.journal.lines(Level::Error, hands.step, &wrong, &mut err, piece),
         Happened::Started { .. } | Happened::Ended(_) => {}
     };
-    let exit = stage.run(command, heard).await.map_err(|error| failed(&Failure::from(error).message))?;
+    let exit = stage.run(command, heard).await.map_err(|error| failed(&not_run(error)))?;
     hands.journal.last_line(Level::Info, hands.step, &told, &mut out);
     hands.journal.last_line(Level::Error, hands.step, &wrong, &mut err);
     if exit.exit_code == 0 { Ok(()) } else { Err(failed(&ended(&exit))) }
+}
+
+/// Why a command did not run. Of a user that is not there, clients of other people's builders look for these words.
+fn not_run(error: ServiceError) -> String {
+    match error {
+        ServiceError::Invalid(invalid) if invalid.field == "user" => {
+            format!("command failed: unauthenticated: {}", invalid.problem)
+        }
+        other => Failure::from(other).message,
+    }
 }
 
 async fn workdir(stage: &Stage, directory: &str, context: &Context) -> Result<String, Failure> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::{
-    create::seconds,
+    create::{STOP_SOON, seconds},
     find, rests,
     sandboxes::{end_after, keep_for},
     shape::E2bError,
@@ -110,11 +110,16 @@ async fn woken(
     end_after(services, caller, id, Some(timeout)).await?;
     let change = match (sandbox.phase, memory) {
         (Phase::Stopped, _) => Move::Start,
-        (_, Some(false)) if services.base.driver.keeps_files(sandbox) => Move::Restart,
+        (_, memory) if is_anew(sandbox, memory) && services.base.driver.keeps_files(sandbox) => Move::Restart,
         _ => Move::Resume,
     };
     let sandbox = services.change_phase(caller, id, change).await?;
     Ok((StatusCode::CREATED, Json(MadeSandbox::of(services, &sandbox))))
+}
+
+/// Whether only its files are to be kept. Its processes may not have ended yet where that was said when it was made.
+fn is_anew(sandbox: &Sandbox, memory: Option<bool>) -> bool {
+    memory == Some(false) || sandbox.spec.lifecycle.stop_after == Some(STOP_SOON)
 }
 
 /// What happens at its end was said when it was made.

@@ -49,16 +49,21 @@ pub async fn kill(
 
 /// When a sandbox is to end.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Timeout {
     /// Seconds from now.
     #[schema(minimum = 0)]
     pub timeout: i64,
+    /// Whether it is to end no earlier than it would.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub extend_only: bool,
 }
 
 /// Sets when a sandbox ends.
 #[utoipa::path(post, path = "/sandboxes/{id}/timeout", operation_id = "e2b_set_timeout", tag = "e2b", request_body = Timeout,
     params(("id" = String, Path, description = "Id of the sandbox")),
-    responses((status = 204), (status = 400, body = E2bError), (status = 401, body = E2bError), (status = 404, body = E2bError)))]
+    responses((status = 204), (status = 400, body = E2bError), (status = 401, body = E2bError), (status = 404, body = E2bError),
+        (status = 409, body = E2bError, description = "It is paused, and has no end")))]
 pub async fn timeout(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -66,8 +71,14 @@ pub async fn timeout(
     body: JsonBody<Timeout>,
 ) -> Answer<StatusCode> {
     let after = seconds("timeout", body.value.timeout)?;
-    find(&services, &caller, &id).await?;
-    end_after(&services, &caller, &id, Some(after)).await?;
+    let sandbox = find(&services, &caller, &id).await?;
+    if rests(&sandbox) {
+        return Err(paused(&id, "and has no end; connect to it first").into());
+    }
+    match body.value.extend_only {
+        true => keep_for(&services, &caller, &sandbox, after).await?,
+        false => end_after(&services, &caller, &id, Some(after)).await.map(drop)?,
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -120,8 +131,7 @@ pub async fn pause(
 ) -> Answer<StatusCode> {
     let sandbox = find(&services, &caller, &id).await?;
     if rests(&sandbox) {
-        let message = format!("sandbox {id} is paused already");
-        return Err(ServiceError::Conflict { code: "paused", message }.into());
+        return Err(paused(&id, "already").into());
     }
     let without_memory = body.value.memory == Some(false) && services.base.driver.keeps_files(&sandbox);
     // What is paused has no end: otherwise its time-out would take it down.
@@ -132,6 +142,11 @@ pub async fn pause(
         return Err(error.into());
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A refusal of what cannot be done to one that rests.
+pub fn paused(id: &str, what: &str) -> ServiceError {
+    ServiceError::Conflict { code: "paused", message: format!("sandbox {id} is paused {what}") }
 }
 
 /// Sets the deadline; `None` is never.

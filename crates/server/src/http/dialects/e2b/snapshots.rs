@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-use super::{create::seconds, find, list::NEXT_TOKEN, shape::E2bError, types::MadeSandbox};
+use super::{
+    create::seconds, find, list::NEXT_TOKEN, rests, sandboxes::paused, shape::E2bError, types::MadeSandbox,
+};
 use crate::{
     http::{
         error::Answer,
@@ -130,7 +132,9 @@ pub async fn fork(
     body: JsonBody<ForkRequest>,
 ) -> Answer<(StatusCode, Json<Vec<ForkResult>>)> {
     let ttl = Ttl::Seconds(seconds("timeout", body.value.timeout.unwrap_or(FORK_TIMEOUT))?);
-    find(&services, &caller, &id).await?;
+    if rests(&find(&services, &caller, &id).await?) {
+        return Err(paused(&id, "and cannot be forked; connect to it first").into());
+    }
     let forks = services.fork(&caller, &id, body.value.count.unwrap_or(1), ttl).await?;
     let told = |fork| match fork {
         Ok(sandbox) => ForkResult::Sandbox(Box::new(MadeSandbox::of(&services, &sandbox))),
