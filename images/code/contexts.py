@@ -142,5 +142,6 @@ def known(language):
     name = ALIASES.get(asked, asked)
     if name in LANGUAGES or jupyter.installed(name):
         return name
-    others = "; a Jupyter kernel that is installed in the sandbox adds its language"
-    raise Refused(400, f"There is no kernel for `{asked}`. Languages: {', '.join(LANGUAGES)}{others}")
+    others = sorted({speaks for _, speaks, _ in jupyter.every_installed()} - {*LANGUAGES})
+    more = "; a Jupyter kernel that is installed in the sandbox adds its language"
+    raise Refused(400, f"There is no kernel for `{asked}`. Languages: {', '.join([*LANGUAGES, *others])}{more}")

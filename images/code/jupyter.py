@@ -1,4 +1,4 @@
-"""Jupyter kernels: processes that are spoken to over ZeroMQ in sockets of the file system. Knows nothing of HTTP."""
+"""Jupyter kernels: processes that are spoken to over ZeroMQ. Knows nothing of HTTP."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,30 +16,50 @@ from execution import counted, error, output, restarted, result
 
 # Python's own kernel, with what the results of this service need.
 PYTHON = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel/python.py")]
-# The channels of a kernel, as its connection file numbers them.
-CHANNELS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+# What whoever wants to see a kernel die looks for: where this service's clients come from, a server of Jupyter has the kernels.
+KNOWN_AS = "jupyter-server"
+# The channels of a kernel.
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 # Seconds after which a kernel that has not said anything is asked again.
 ASK_AGAIN = 0.2
 # Seconds that a new kernel may take.
 PATIENCE = 60
 
 
-def installed(language):
-    """The command line of an installed kernel for a language, by the language's name or the kernel's."""
+def every_installed():
+    """The kernels that are installed: name, language and command line of each."""
     from jupyter_client.kernelspec import KernelSpecManager
 
-    for name, found in sorted(KernelSpecManager().get_all_specs().items()):
-        if language in (name.lower(), found["spec"]["language"].lower()):
-            return found["spec"]["argv"]
-    return None
+    found = sorted(KernelSpecManager().get_all_specs().items())
+    return [(name.lower(), it["spec"]["language"].lower(), it["spec"]["argv"]) for name, it in found]
+
+
+def installed(language):
+    """The command line of an installed kernel for a language, by the language's name or the kernel's."""
+    return next((argv for name, speaks, argv in every_installed() if language in (name, speaks)), None)
 
 
 def kernel(language):
     """What starts a kernel of a language in a directory."""
     if language == "python":
-        return lambda cwd: Kernel([*PYTHON, "-f", "{connection_file}"], cwd, PythonEnv())
-    argv = installed(language)
-    return lambda cwd: Kernel(argv, cwd, None)
+        return lambda cwd: Kernel([*PYTHON, "-f", "{connection_file}", KNOWN_AS], cwd, PythonEnv(), in_files)
+    argv, env_code = installed(language), REnv() if language == "r" else None
+    return lambda cwd: Kernel(argv, cwd, env_code, over_tcp)
+
+
+def in_files(directory):
+    """Where a kernel of our own listens: sockets of the file system."""
+    places = {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
+    return {"transport": "ipc", "ip": os.path.join(directory, "kernel")} | places
+
+
+def over_tcp(_directory):
+    """Where other kernels listen, which do not agree on the names of such sockets: free ports."""
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in CHANNELS]
+    places = {f"{channel}_port": it.getsockname()[1] for channel, it in zip(CHANNELS, taken)}
+    for it in taken:
+        it.close()
+    return {"transport": "tcp", "ip": "127.0.0.1"} | places
 
 
 class PythonEnv:
@@ -51,19 +72,34 @@ class PythonEnv:
         return "__import__('atoll_display').pop()"
 
 
+class REnv:
+    """The same in R, whose strings are written as JSON's are. What variables were before is kept as an option."""
+
+    def before(self, env):
+        names = ", ".join(text(name) for name in env)
+        pairs = ", ".join(f"{text(name)} = {text(value)}" for name, value in env.items())
+        return f"options(atoll.env = Sys.getenv(c({names}), unset = NA, names = TRUE)); Sys.setenv({pairs})"
+
+    def after(self):
+        return (
+            'local({ was <- getOption("atoll.env"); Sys.unsetenv(names(was)[is.na(was)]); '
+            "was <- as.list(was[!is.na(was)]); if (length(was)) do.call(Sys.setenv, was); options(atoll.env = NULL) })"
+        )
+
+
+def text(it):
+    """A string of R."""
+    return json.dumps(it, ensure_ascii=False)
+
+
 class Kernel:
     """A process and the connection to it. The process is started at once, the connection made when it is needed."""
 
-    def __init__(self, argv, cwd, env_code):
+    def __init__(self, argv, cwd, env_code, place):
         self._env_code = env_code
         self._directory = tempfile.mkdtemp(prefix="atoll-code-")
-        self._info = {f"{channel}_port": port for channel, port in CHANNELS.items()}
-        self._info |= {
-            "transport": "ipc",
-            "ip": os.path.join(self._directory, "kernel"),
-            "key": secrets.token_hex(16),
-            "signature_scheme": "hmac-sha256",
-        }
+        self._info = place(self._directory)
+        self._info |= {"key": secrets.token_hex(16), "signature_scheme": "hmac-sha256"}
         file = os.path.join(self._directory, "connection.json")
         with open(file, "w", encoding="utf-8") as connection:
             json.dump(self._info, connection)
@@ -164,7 +200,12 @@ class Kernel:
             sock.reconnect_ivl = 5
             if kind == zmq.SUB:
                 sock.subscribe(b"")
-            sock.connect(f"ipc://{self._info['ip']}-{CHANNELS[channel]}")
+            sock.connect(self._address(channel))
+
+    def _address(self, channel):
+        """As ZeroMQ and Jupyter's own client write it."""
+        transport, place, number = self._info["transport"], self._info["ip"], self._info[f"{channel}_port"]
+        return f"{transport}://{place}{'-' if transport == 'ipc' else ':'}{number}"
 
     async def _drain(self):
         """Replies say nothing that the published messages do not, and must be taken."""

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         run.case("who_leaves_interrupts", interrupts(&code)).await;
         run.case("a_kernel_that_ends_is_told_and_begun_anew", kernel_ends(&code)).await;
         run.case("the_service_comes_back", service_ends(&code)).await;
+        run.case("what_is_killed_by_name_comes_back", killed_by_name(&code)).await;
         run.case("bad_requests_say_why", bad_requests(&code)).await;
         run.case("nothing_is_left_behind", server.close()).await;
         Ok(())
@@ -34,6 +35,8 @@ async fn languages(run: &mut Run, code: &Code<'_>) {
     run.case("javascript_waits_imports_and_declares_again", javascript(code)).await;
     run.case("typescript_has_types", typescript(code)).await;
     run.case("bash_keeps_its_directory", bash(code)).await;
+    run.case("r_shows_values_and_pictures", r(code)).await;
+    run.case("packages_that_code_imports", packages(code)).await;
     run.case("variables_for_one_execution", variables(code)).await;
     run.case("the_users_files_and_sudo", user(code)).await;
 }
@@ -41,6 +44,7 @@ async fn languages(run: &mut Run, code: &Code<'_>) {
 async fn results(run: &mut Run, code: &Code<'_>) {
     run.case("results_of_every_kind", kinds(code)).await;
     run.case("tables_as_data", tables(code)).await;
+    run.case("lists_and_dictionaries_as_json", lists(code)).await;
     run.case("images_that_are_shown_or_saved", images(code)).await;
     run.case("charts_as_data", charts(code)).await;
     run.case("output_comes_as_it_is_written", streamed(code)).await;
@@ -189,11 +193,41 @@ async fn bash(code: &Code<'_>) -> Result<()> {
     Ok(())
 }
 
+async fn r(code: &Code<'_>) -> Result<()> {
+    let told = code.run("r", "x <- c(1, 2)\nprint('Hello')\nx").await?;
+    ensure!(told.output("stdout") == "[1] \"Hello\"\n", "{:?}", told.0);
+    let shown = told.of("result").first().context("no value")?["text"].as_str().map(str::to_owned);
+    ensure!(shown.as_deref() == Some("[1] 1 2"), "{:?}", told.0);
+    let told = code.run("R", "plot(x)").await?;
+    ensure!(told.of("result").iter().any(|it| it["png"].is_string()), "{:?}", told.0);
+    ensure!(code.run("r", "stop('no')").await?.error().1.contains("no"));
+    let ask = json!({"language": "r", "cwd": "/tmp"});
+    let made = code.call(Method::POST, "/contexts", ask).await?.expect(200)?;
+    let told = code.execute(json!({"code": "cat(getwd())", "context_id": made["id"]})).await?;
+    ensure!(told.output("stdout") == "/tmp", "{:?}", told.0);
+    Ok(())
+}
+
+/// Imports what images/code/recipe.toml promises, by the names that code knows.
+async fn packages(code: &Code<'_>) -> Result<()> {
+    let cell = "import aiohttp, bs4, bokeh, cv2, docx, imageio, joblib, matplotlib, nltk, numpy, openpyxl, orjson, pandas, PIL, plotly, \
+                pytest, pytz, requests, scipy, seaborn, skimage, sklearn, soundfile, sympy, textblob, urllib3, xarray, xlrd\n\
+                sympy.sqrt(8)";
+    code.python(cell).await?.is("2*sqrt(2)")?;
+    code.python("pandas.DataFrame({'a': [1, 2]}).a.dtype.name, len(pandas.__version__.split('.'))")
+        .await?
+        .is("('int64', 3)")?;
+    let boxes = chart(code, "plt.boxplot([[1, 2, 3]], labels=['A'])").await?;
+    ensure!(boxes["elements"][0]["label"] == "A", "{boxes}");
+    Ok(())
+}
+
 async fn variables(code: &Code<'_>) -> Result<()> {
     for (language, cell) in [
         ("python", "import os; print(os.getenv('FOO', 'none'))"),
         ("js", "console.log(process.env.FOO || 'none')"),
         ("bash", "echo \"${FOO:-none}\""),
+        ("r", "cat(Sys.getenv('FOO', 'none'), '\\n', sep = '')"),
     ] {
         let ask = json!({"code": cell, "language": language, "env_vars": {"FOO": "it's \"here\""}});
         ensure!(code.execute(ask).await?.output("stdout") == "it's \"here\"\n", "{language}");
@@ -244,6 +278,22 @@ async fn tables(code: &Code<'_>) -> Result<()> {
     let data = &told.of("result").first().context("no result")?["data"];
     let days = ["2024-01-01T00:00:00", "2024-01-02T00:00:00", "2024-01-03T00:00:00"];
     ensure!(*data == json!({"a": [1.0, 2.5, null], "d": days}), "{data}");
+    Ok(())
+}
+
+async fn lists(code: &Code<'_>) -> Result<()> {
+    let cell = "import datetime, numpy\n{'a': [1, None, float('nan')], 2: (True, numpy.arange(2)), 'd': datetime.date(2024, 1, 2)}";
+    let told = code.python(cell).await?;
+    let found = &told.of("result").first().context("no result")?["json"];
+    let wanted = json!({"a": [1, null, null], "2": [true, [0, 1]], "d": "2024-01-02"});
+    ensure!(*found == wanted, "{found}");
+    for cell in
+        ["{'a': object()}", "itself = []\nitself.append(itself)\nitself", "{(1, 2): 3}", "{1, 2}", "'text'"]
+    {
+        let told = code.python(cell).await?;
+        let result = told.of("result").first().copied().context("no result")?;
+        ensure!(result["json"].is_null() && result["text"].is_string(), "{cell}: {result}");
+    }
     Ok(())
 }
 
@@ -302,7 +352,8 @@ async fn charts(code: &Code<'_>) -> Result<()> {
         json!([{"label": "a", "angle": 90.0, "radius": 1.0}, {"label": "b", "angle": 270.0, "radius": 1.0}]);
     ensure!((&pie["type"], &pie["elements"]) == (&json!("pie"), &wedges), "{pie}");
 
-    let boxes = chart(code, "plt.boxplot([[1, 2, 3, 4, 5, 20]])\nplt.xticks([1], ['A'])").await?;
+    let twice = "plt.boxplot([[1, 2, 3, 4, 5, 20]])\nplt.boxplot([[1, 2, 3, 4, 5, 20]], patch_artist=True)\nplt.xticks([1], ['A'])";
+    let boxes = chart(code, twice).await?;
     let wanted = json!([{"label": "A", "min": 1.0, "first_quartile": 2.25, "median": 3.5, "third_quartile": 4.75,
                          "max": 5.0, "outliers": [20.0]}]);
     ensure!((&boxes["type"], &boxes["elements"]) == (&json!("box_and_whisker"), &wanted), "{boxes}");
@@ -355,6 +406,7 @@ async fn contexts(code: &Code<'_>) -> Result<()> {
     code.call(Method::POST, &format!("/contexts/{id}/restart"), Value::Null).await?.expect(200)?;
     ensure!(waiting.text().await?.contains("ContextRestarting"), "what runs is told");
     ensure!(code.execute(within("own")).await?.error().0 == "NameError", "its variables are gone");
+    code.call(Method::POST, "/contexts", json!({"cwd": "/root"})).await?.expect(200)?;
     code.call(Method::DELETE, &format!("/contexts/{id}"), Value::Null).await?.expect(200)?;
     for (method, path) in [(Method::DELETE, ""), (Method::POST, "/restart")] {
         code.call(method, &format!("/contexts/{id}{path}"), Value::Null).await?.expect(404)?;
@@ -372,6 +424,11 @@ async fn interrupts(code: &Code<'_>) -> Result<()> {
             "console.log(before)",
         ),
         ("bash", "before=kept; echo begun; while :; do sleep 1; done", "echo $before"),
+        (
+            "r",
+            "before <- 'kept'; cat('begun\\n'); while (TRUE) Sys.sleep(0.1)",
+            "cat(before, '\\n', sep = '')",
+        ),
     ] {
         let mut stream = code.begin(&json!({"code": cell, "language": language})).await?.bytes_stream();
         let mut text = String::new();
@@ -390,10 +447,23 @@ async fn kernel_ends(code: &Code<'_>) -> Result<()> {
         ("python", "import os; os.kill(os.getpid(), 9)", "print('here')"),
         ("js", "process.exit(3)", "console.log('here')"),
         ("bash", "exit 3", "echo here"),
+        ("r", "tools::pskill(Sys.getpid(), 9)", "cat('here\\n')"),
     ] {
         let told = code.run(language, cell).await?;
         ensure!(told.error().0 == "ContextRestarting", "{language}: {:?}", told.0);
         ensure!(code.run(language, after).await?.output("stdout") == "here\n", "{language}");
+    }
+    Ok(())
+}
+
+/// By the names that the service and its kernels have where its clients come from.
+async fn killed_by_name(code: &Code<'_>) -> Result<()> {
+    for name in ["jupyter-serve[r]", "uvicorn main:ap[p]"] {
+        code.server.output(&code.id, &["pkill", "-9", "-f", name]).await?;
+        wait_until("code runs again", async || {
+            Ok(code.python("1 + 1").await.is_ok_and(|it| it.text() == "2"))
+        })
+        .await?;
     }
     Ok(())
 }

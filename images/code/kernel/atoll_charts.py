@@ -249,7 +249,9 @@ def box_chart(axes, plots):
     made = planar("box_and_whisker", axes, swapped=lying)
     axis = axes.yaxis if lying else axes.xaxis
     for _, boxes in plots:
-        made["elements"] += [box(axis, place, stats) for place, stats, _ in boxes]
+        told = [box(axis, place, stats) for place, stats, _ in boxes]
+        # Who draws the same again, to have it in colour, sees it once.
+        made["elements"] += [it for it in told if it not in made["elements"]]
     return made
 
 

@@ -1,14 +1,16 @@
-"""What Python's kernel shows beyond what IPython does by itself: tables and charts as data, images where they are shown or
-saved. And variables of the environment that are there for one execution."""
+"""What Python's kernel shows beyond what IPython does by itself: tables and charts as data, lists and dictionaries as JSON, images
+where they are shown or saved. And variables of the environment that are there for one execution."""
 
+import datetime
 import importlib.abc
 import importlib.util
+import json
 import math
 import os
 import sys
 
 import atoll_charts
-from IPython.core.formatters import BaseFormatter
+from IPython.core.formatters import BaseFormatter, JSONFormatter
 from IPython.display import display
 from traitlets import ObjectName, Unicode
 
@@ -53,6 +55,40 @@ class ChartFormatter(BaseFormatter):
         if any((kind.__module__, kind.__name__) == FIGURE for kind in type(obj).__mro__):
             return figure_data(obj)
         return super().__call__(obj)
+
+
+class ListsFormatter(JSONFormatter):
+    """Lists and dictionaries as JSON, where JSON can have all that is in them."""
+
+    def __call__(self, obj):
+        if not isinstance(obj, (list, dict)):
+            return super().__call__(obj)
+        try:
+            return as_json(obj)
+        except (TypeError, RecursionError):
+            return None
+
+
+def as_json(it):
+    """The same with nothing but what JSON has. What it has nothing for is a TypeError."""
+    if isinstance(it, dict):
+        return {name_in_json(name): as_json(each) for name, each in it.items()}
+    if isinstance(it, (list, tuple)):
+        return [as_json(each) for each in it]
+    if type(it).__module__ == "numpy" and hasattr(it, "tolist"):
+        return as_json(it.tolist())
+    plain_kinds = (bool, int, float, str, datetime.date, datetime.time)
+    if it is None or isinstance(it, plain_kinds):
+        return plain(it)
+    raise TypeError(type(it).__name__)
+
+
+def name_in_json(name):
+    """The name of a dictionary's entry."""
+    name = as_json(name)
+    if isinstance(name, (dict, list)):
+        raise TypeError("a name of several parts")
+    return name if isinstance(name, str) else json.dumps(name)
 
 
 def table(frame):
@@ -100,6 +136,7 @@ def install(shell):
     for module in ("pandas.core.frame", "pandas"):
         data.for_type_by_name(module, "DataFrame", table)
     formatters["e2b/chart"] = ChartFormatter(parent=shell.display_formatter)
+    formatters["application/json"] = ListsFormatter(parent=shell.display_formatter)
     sys.meta_path.insert(0, AfterImport({"matplotlib.axes._axes": _axes, "PIL.Image": _image}))
 
 

@@ -19,7 +19,8 @@ def main():
     # There is no terminal that could look at it, and each cell would wait for a disk.
     config.HistoryManager.enabled = False
     app = IPKernelApp.instance(config=config)
-    app.initialize(sys.argv[1:])
+    # What comes after the connection file is for those who look for the process.
+    app.initialize(sys.argv[1:3])
     atoll_display.install(app.shell)
     app.start()
 

@@ -171,6 +171,31 @@ async def what_dies_is_started_again(t):
 
 
 @tried
+async def lists_and_dictionaries_are_json(t):
+    sandbox = await interpreter(t)
+    done = await sandbox.run_code("{'a': [1, 2.5, None], 'b': {'c': True}}")
+    t.equal(done.results[0].json, {"a": [1, 2.5, None], "b": {"c": True}}, "json")
+    t.equal(sorted(done.results[0].formats()), ["json", "text"], "formats")
+
+
+@tried
+async def contexts_begin_where_they_are_told(t):
+    sandbox = await interpreter(t)
+    for cwd in ("/root", "/home", "/home/user/made/for/it"):
+        context = await sandbox.create_code_context(language="python", cwd=cwd)
+        last = (await sandbox.list_code_contexts())[-1]
+        t.equal((last.id, last.language, last.cwd), (context.id, "python", cwd), "the last of the list")
+        t.equal((await sandbox.run_code("import os; os.getcwd()", context=context)).text, cwd, "where it is")
+
+
+@tried
+async def an_execution_ends_with_its_sandbox(t):
+    sandbox = await interpreter(t, timeout=15)
+    error = await t.raises("TimeoutException", sandbox.run_code("print('begun', flush=True)\nimport time; time.sleep(100)"))
+    t.contains(str(error), "sandbox was killed", "what it says")
+
+
+@tried
 async def code_begins_in_the_home(t):
     sandbox = await interpreter(t)
     t.equal((await sandbox.run_code("import os; os.getcwd(), os.environ['HOME']")).text, "('/home/user', '/home/user')", "where")
@@ -191,7 +216,8 @@ async def environment_of_code(t):
 @tried
 async def other_languages(t):
     sandbox, told = await interpreter(t), []
-    for language, code in (("bash", "echo from-language"), ("javascript", "console.log('from-language')"), ("js", "console.log('from-language')")):
+    for language, code in (("bash", "echo from-language"), ("javascript", "console.log('from-language')"), ("js", "console.log('from-language')"),
+                           ("typescript", "const x: number = 1; console.log('from-language')"), ("r", "cat('from-language\\n')")):
         try:
             done = await sandbox.run_code(code, language=language)
             if "from-language" not in "".join(done.logs.stdout):
@@ -204,8 +230,7 @@ async def other_languages(t):
 @tried
 async def languages_that_few_have(t):
     sandbox, told = await interpreter(t), []
-    for language, code in (("typescript", "const x: number = 1; console.log('from-language')"), ("r", "cat('from-language\\n')"),
-                           ("java", "System.out.println(\"from-language\");"), ("deno", "console.log('from-language')")):
+    for language, code in (("java", "System.out.println(\"from-language\");"), ("deno", "console.log('from-language')")):
         try:
             done = await sandbox.run_code(code, language=language)
             if "from-language" not in "".join(done.logs.stdout):
@@ -213,7 +238,26 @@ async def languages_that_few_have(t):
         except Exception:
             told.append(language)
     if told:
-        t.skip(f"no kernel of these can be had from Debian, PyPI or npm: {', '.join(told)}")
+        t.skip(f"there is no kernel of these that is small: {', '.join(told)}")
+
+
+@tried
+async def a_language_that_is_not_there_is_refused(t):
+    sandbox = await interpreter(t)
+    for call in (sandbox.run_code("1", language="cobol"), sandbox.create_code_context(language="cobol")):
+        error = await t.raises(Exception, call)
+        t.contains(str(error), "cobol", "the refusal names it")
+
+
+@tried
+async def languages_take_variables(t):
+    sandbox = await interpreter(t, envs={"OUTER": "one"})
+    for language, code in (("bash", "echo $OUTER ${INNER:-none}"), ("javascript", "console.log(process.env.OUTER, process.env.INNER || 'none')"),
+                           ("typescript", "console.log(process.env.OUTER, process.env.INNER || 'none')"),
+                           ("r", "cat(Sys.getenv('OUTER'), Sys.getenv('INNER', 'none'), '\\n')")):
+        for envs, told in (({"OUTER": "other", "INNER": "two"}, "other two"), (None, "one none")):
+            done = await sandbox.run_code(code, language=language, **({"envs": envs} if envs else {}))
+            t.equal("".join(done.logs.stdout).strip(), told, f"{language} with {envs}")
 
 
 @tried
