@@ -53,6 +53,7 @@ async fn api(run: &mut Run, server: &Server) {
     run.case("keys_and_tenants", keys_and_tenants(server)).await;
     run.case("health_metrics_and_documentation", documents(server)).await;
     run.case("packages_can_be_used_inside", inside_is_a_usual_system(server)).await;
+    run.case("each_file_has_a_number_of_its_own", numbers_of_files(server)).await;
 }
 
 async fn run_prints_hello(server: &Server) -> Result<()> {
@@ -526,6 +527,25 @@ async fn documents(server: &Server) -> Result<()> {
     unknown.refusal(404)?;
     server.http()?.call(Method::PUT, "/api/v1/sandboxes", Value::Null).await?.refusal(405)?;
     Ok(())
+}
+
+/// Programs take two names of one number for one file: the loader for one library, `cp -a` for a hard link.
+async fn numbers_of_files(server: &Server) -> Result<()> {
+    let sandbox = server.create().await?;
+    let program = "import os
+os.makedirs('/tmp/own')
+for number in range(20000): open(f'/tmp/own/{number}', 'x').close()
+home, known, twice, elsewhere = os.stat('/').st_dev, {}, [], []
+for place in ('/usr', '/etc', '/tmp'):
+    for folder, _, files in os.walk(place):
+        for path in (os.path.join(folder, name) for name in files):
+            it = os.lstat(path)
+            if it.st_dev != home: elsewhere.append(path)
+            if it.st_nlink == 1 and known.setdefault((it.st_dev, it.st_ino), path) != path: twice.append((path, known[it.st_dev, it.st_ino]))
+print(len(known) > 25000, len(twice), twice[:3], len(elsewhere), elsewhere[:3])";
+    let told = server.output(&sandbox.id, &["sudo", "python3", "-c", program]).await?;
+    ensure!(told == "True 0 [] 0 []", "{told}");
+    server.delete(&sandbox.id).await
 }
 
 async fn inside_is_a_usual_system(server: &Server) -> Result<()> {

@@ -226,6 +226,7 @@ impl Inner {
             hostname: id.to_owned(),
             uid_base: uid,
             lowers: base.layers.clone(),
+            bottom: self.images.empty(),
             upper: layers.upper,
             work: layers.work,
             stored_base: base.origin.as_ref().map(|origin| origin.stored_base),

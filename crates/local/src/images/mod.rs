@@ -148,6 +148,12 @@ impl ImageStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// A directory that stays empty, on the filesystem of the layers.
+    #[must_use]
+    pub fn empty(&self) -> PathBuf {
+        self.inner.empty()
+    }
+
     /// Gets an image from its registry or a mirror, unless it is here. Callers who want the same share the work, which
     /// ends when all of them have gone.
     pub async fn pull(
@@ -297,11 +303,15 @@ impl Inner {
         fits.then(|| self.image(&reference::key(parsed), &record))
     }
 
+    fn empty(&self) -> PathBuf {
+        self.root.join("empty")
+    }
+
     fn image(&self, name: &str, record: &Record) -> Image {
         let mut layers: Vec<PathBuf> =
             record.layers.iter().rev().map(|l| self.layers.path(&l.diff_id)).collect();
         if layers.is_empty() {
-            layers.push(self.root.join("empty"));
+            layers.push(self.empty());
         }
         Image {
             reference: name.to_owned(),

@@ -49,6 +49,8 @@ pub struct Launch {
     pub uid_base: u32,
     /// Directories of the image, topmost first, owned by the ids that the image says.
     pub lowers: Vec<PathBuf>,
+    /// An empty directory on the filesystem of those.
+    pub bottom: PathBuf,
     /// Where changes go. Belongs to `uid_base`, or on the disk to `stored_base`.
     pub upper: PathBuf,
     /// Overlay's scratch directory, on the same filesystem.

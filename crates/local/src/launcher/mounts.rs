@@ -16,6 +16,8 @@ use super::{
 
 /// The new root's place below the workplace.
 pub const ROOT: &str = "root";
+/// The place of the image below the workplace, where it is an overlay of its own.
+const IMAGE: &str = "image";
 /// The place of the sandbox's own layers below the workplace, where they are mapped.
 const OWN: &str = "own";
 const NODES: [&CStr; 6] =
@@ -76,15 +78,39 @@ pub fn overlay(launch: &Launch, userns: Option<BorrowedFd<'_>>) -> Step {
     if let Some(file) = &launch.file {
         files::mount(file, launch.empty, launch.uid_base)?;
     }
-    for (index, lower) in launch.lowers.iter().enumerate() {
-        map_layer(lower, index, userns).during(format_args!("map the layer {}", lower.display()))?;
-    }
-    let names: Vec<String> = (0..launch.lowers.len()).map(|index| index.to_string()).collect();
+    let lower = image(launch, userns)?;
     let (upper, work) = own_layers(launch)?;
     let (upper, work) = (upper.display(), work.display());
-    let options = format!("lowerdir={},upperdir={upper},workdir={work}", names.join(":"));
-    let options = CString::new(options).during("write overlay options")?;
-    raw::mount(c"overlay", c"root", c"overlay", 0, &options).during("mount the overlay")
+    // One device for all files, though numbers of two filesystems are in it: what keeps to a filesystem keeps to all of it.
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},xino=on");
+    mount_overlay(c"root", options).during("mount the overlay")
+}
+
+/// Mounts the image's layers and says where. Where the sandbox's own are in a subvolume of the same btrfs, they are an overlay of
+/// their own below that of the sandbox: each subvolume numbers its files from the same number on, and an overlay whose layers
+/// are of one filesystem passes numbers on as they are. Two files would then be one to whoever tells them apart by their
+/// numbers, as the loader of shared libraries does.
+fn image(launch: &Launch, userns: Option<BorrowedFd<'_>>) -> Step<String> {
+    let mut layers: Vec<&Path> = launch.lowers.iter().map(PathBuf::as_path).collect();
+    if layers.len() == 1 && layers[0] != launch.bottom {
+        // An overlay that nothing is written to has at least two.
+        layers.push(&launch.bottom);
+    }
+    for (index, layer) in layers.iter().enumerate() {
+        map_layer(layer, index, userns).during(format_args!("map the layer {}", layer.display()))?;
+    }
+    let names: Vec<String> = (0..layers.len()).map(|index| index.to_string()).collect();
+    let lower = names.join(":");
+    if launch.file.is_some() || layers.len() == 1 {
+        return Ok(lower);
+    }
+    fs::create_dir(IMAGE).during("make the place for the image")?;
+    mount_overlay(&cstring(Path::new(IMAGE))?, format!("lowerdir={lower}")).during("mount the image")?;
+    Ok(IMAGE.to_owned())
+}
+
+fn mount_overlay(place: &CStr, options: String) -> io::Result<()> {
+    raw::mount(c"overlay", place, c"overlay", 0, &CString::new(options)?)
 }
 
 /// Where the sandbox's own layers are, with the ids that they are to have.
