@@ -437,7 +437,7 @@ async fn interrupts(code: &Code<'_>) -> Result<()> {
         }
         drop(stream);
         let told = code.run(language, after).await?;
-        ensure!(told.output("stdout") == "kept\n", "{language}: {:?}", told.0);
+        ensure!(told.output("stdout") == "kept\n", "{cell}: {:?}", told.0);
     }
     Ok(())
 }
