@@ -423,6 +423,7 @@ async fn interrupts(code: &Code<'_>) -> Result<()> {
             "console.log('begun'); await new Promise(() => setTimeout(() => {}, 6e5))",
             "console.log(before)",
         ),
+        ("js", "for (;;) console.log('begun')", "console.log(before)"),
         ("bash", "before=kept; echo begun; while :; do sleep 1; done", "echo $before"),
         (
             "r",

@@ -7,6 +7,7 @@ const fs = require("node:fs");
 const { createRequire } = require("node:module");
 const net = require("node:net");
 const path = require("node:path");
+const { Writable } = require("node:stream");
 const { pathToFileURL } = require("node:url");
 const util = require("node:util");
 const vm = require("node:vm");
@@ -26,9 +27,36 @@ const WITHOUT_TYPES = [
 let interrupted = null;
 let count = 0;
 
+function put(fd, data) {
+  for (let at = 0; at < data.length; ) {
+    try {
+      at += fs.writeSync(fd, data, at);
+    } catch (error) {
+      // A process that was begun from here may have it not wait.
+      if (error.code !== "EAGAIN") throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    }
+  }
+}
+
+/** Standard output or error: an interrupt in the middle of a write leaves a stream of Node's own waiting for its end for ever. */
+class Output extends Writable {
+  constructor(fd) {
+    super({ decodeStrings: false });
+    this.fd = fd;
+  }
+  write(data, encoding, done = encoding) {
+    put(this.fd, typeof data === "string" ? Buffer.from(data, typeof encoding === "string" ? encoding : "utf8") : data);
+    if (typeof done === "function") process.nextTick(done);
+    return true;
+  }
+  _write(data, encoding, done) {
+    this.write(data, encoding, done);
+  }
+}
+
 function say(event) {
-  const data = Buffer.from(`${JSON.stringify(event)}\n`);
-  for (let at = 0; at < data.length; ) at += fs.writeSync(says, data, at);
+  put(says, Buffer.from(`${JSON.stringify(event)}\n`));
 }
 
 /** The contents of a value by media type. */
@@ -112,6 +140,9 @@ function listen() {
   source.on("end", () => process.exit());
 }
 
+for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
+  Object.defineProperty(process, name, { configurable: true, enumerable: true, value: new Output(fd) });
+}
 process.on("SIGINT", () => {
   if (interrupted) interrupted(Object.assign(new Error(), { code: "ERR_SCRIPT_EXECUTION_INTERRUPTED" }));
 });
