@@ -348,8 +348,9 @@ async fn never_reads(outside: &Outside, sandbox: &Sandbox) -> Result<()> {
         Ok(now > 0 && now == std::mem::replace(&mut before, now))
     })
     .await?;
+    // The kernel's buffers on the way alone may be some ten MiB each.
     let held = taken().await?;
-    ensure!(held < 32 << 20, "{held} bytes were taken for somebody who reads none");
+    ensure!(held < 256 << 20, "{held} bytes were taken for somebody who reads none");
     drop(response);
     Ok(())
 }

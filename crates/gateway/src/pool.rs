@@ -4,7 +4,10 @@
 
 use atoll_core::id::SandboxId;
 use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::http1::SendRequest};
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::http1::SendRequest,
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -69,7 +72,7 @@ impl Pool {
         while let Some((sender, since)) = waiting.of.get_mut(key)?.pop() {
             waiting.count -= 1;
             if sender.is_ready() && since.elapsed() < self.idle_for {
-                return Some(Lease { pool: self.clone(), key: key.clone(), sender });
+                return Some(self.lease(key.clone(), sender));
             }
         }
         None
@@ -77,7 +80,7 @@ impl Pool {
 
     /// A new one.
     pub fn lease(self: &Arc<Self>, key: Key, sender: SendRequest<Outgoing>) -> Lease {
-        Lease { pool: self.clone(), key, sender }
+        Lease { pool: self.clone(), key, sender, carried_body: false }
     }
 
     fn put(&self, key: Key, sender: SendRequest<Outgoing>) {
@@ -98,16 +101,22 @@ pub struct Lease {
     pool: Arc<Pool>,
     key: Key,
     sender: SendRequest<Outgoing>,
+    carried_body: bool,
 }
 
 impl Lease {
     /// Sends a request on it.
     pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, hyper::Error> {
+        self.carried_body |= !request.body().is_end_stream();
         self.sender.send_request(request).await
     }
 
-    /// Lets it wait for another request, once this one's exchange is over in both directions.
+    /// Lets it wait for another request, once this one's exchange is over in both directions. What carried a body is
+    /// closed: a program that answers without reading it takes it for the next request, and somebody else's at that.
     pub fn give_back(mut self) {
+        if self.carried_body {
+            return;
+        }
         if self.sender.is_ready() {
             return self.pool.put(self.key, self.sender);
         }

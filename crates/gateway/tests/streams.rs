@@ -241,6 +241,19 @@ async fn connections_are_used_again_where_that_does_no_harm() {
 }
 
 #[tokio::test]
+async fn what_carried_a_body_is_not_used_again() {
+    let world = world().await;
+    let id = world.public().await;
+    let host = World::host(&id);
+    for _ in 0..5 {
+        assert_eq!(read(world.get(&host, "/").body("GET /other HTTP/1.1\r\n\r\n")).await.0, 200);
+        assert_eq!(read(world.post(&host, "/").body("x")).await.0, 200);
+    }
+    assert_eq!(read(world.get(&host, "/")).await.0, 200);
+    assert_eq!(world.connects(), 11, "whoever did not read a body would take it for another request");
+}
+
+#[tokio::test]
 async fn a_connection_that_the_sandbox_closed_is_not_used() {
     let world = world().await;
     let id = world.public().await;
