@@ -11,7 +11,7 @@ from execution import Execution, restarted
 # Languages that are always there, and what else they are called.
 LANGUAGES = ("python", "javascript", "typescript", "bash")
 ALIASES = {"js": "javascript", "ts": "typescript"}
-# Seconds between interrupts of an execution that nobody waits for any more.
+# Most seconds between interrupts of an execution that nobody waits for any more.
 INTERRUPT_AGAIN = 5
 
 
@@ -80,9 +80,11 @@ class Context:
 
 async def interrupt(kernel, execution):
     """Interrupts an execution until it has ended: code may have caught the first one."""
+    pause = INTERRUPT_AGAIN if kernel.hears_interrupts else 0.25
     while not execution.finished.done():
         kernel.interrupt()
-        await asyncio.wait([execution.finished], timeout=INTERRUPT_AGAIN)
+        await asyncio.wait([execution.finished], timeout=pause)
+        pause = min(INTERRUPT_AGAIN, 2 * pause)
 
 
 class Registry:

@@ -95,6 +95,8 @@ def text(it):
 class Kernel:
     """A process and the connection to it. The process is started at once, the connection made when it is needed."""
 
+    hears_interrupts = True
+
     def __init__(self, argv, cwd, env_code, place):
         self._env_code = env_code
         self._directory = tempfile.mkdtemp(prefix="atoll-code-")

@@ -3,6 +3,7 @@ another when it is done. Knows nothing of HTTP."""
 
 import asyncio
 import codecs
+import contextlib
 import json
 import os
 import shlex
@@ -28,6 +29,11 @@ def kernel(language):
 class Worker:
     """A process with pipes: its output and errors, what it says, and what it is told."""
 
+    # One that comes between two of its steps may be lost.
+    hears_interrupts = False
+    # What else it has open.
+    descriptors = ()
+
     def __init__(self, cwd):
         self._loop = asyncio.get_running_loop()
         self._count = 0
@@ -40,7 +46,7 @@ class Worker:
             stdin=tell[0],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(tell[0], hear[1]),
+            pass_fds=(tell[0], hear[1], *self.descriptors),
             start_new_session=True,
         )
         os.close(tell[0])
@@ -141,10 +147,7 @@ class Worker:
 
 
 class Bash(Worker):
-    """An interactive bash without a terminal: an interrupt brings it back to its prompt, at which it says the status."""
-
-    # Prompts until the code itself has been executed: the first one, after the variables, after the code.
-    _before = 1
+    """An interactive bash without a terminal: an interrupt brings it back to its prompt, to whatever line is next."""
 
     def command(self, _tell, hear):
         """How it is started. Its standard input is where it takes commands from; what it says of having no terminal
@@ -153,22 +156,25 @@ class Bash(Worker):
         return ["bash", "-c", start]
 
     def request(self, code, env):
-        """Each line leads to one prompt. The code has no standard input: that is where the next request comes from."""
-        self._before += 1
-        self._after = 1
+        """The code has no standard input: that is where the next line comes from, which says the status."""
         variables = " ".join(shlex.quote(f"{name}={value}") for name, value in env.items())
         code = shlex.quote(code.replace("\0", ""))
-        return f"__atoll_push {variables}\neval {code} </dev/null\n__atoll_pop\n".encode()
+        return f"__atoll_push {variables}\neval {code} </dev/null\n".encode() + self._last()
 
-    def said(self, execution, status):
-        """A prompt with the status of what was before it."""
-        if self._before > 0:
-            self._before -= 1
-        elif self._after > 0:
-            self._after -= 1
+    def _last(self):
+        return f"__atoll_pop {self._count}\n".encode()
+
+    def interrupt(self):
+        """At its prompt, it forgets the line that it was reading."""
+        super().interrupt()
+        self._send(self._last())
+
+    def said(self, execution, line):
+        """The number of an execution, and the status of its code. What was asked twice is told twice."""
+        number, status = line.split()
+        if number == str(self._count):
             if status != "0":
                 execution.fail(error("ExitStatus", status, ""))
-        else:
             execution.finish()
 
 
@@ -177,15 +183,26 @@ class JavaScript(Worker):
 
     def __init__(self, cwd, language):
         self._language = language
-        super().__init__(cwd)
+        hear, self._interrupts = os.pipe()
+        self.descriptors = (hear,)
+        try:
+            super().__init__(cwd)
+        finally:
+            os.close(hear)
 
     def command(self, tell, hear):
         """How it is started."""
-        return ["node", f"{HERE}/javascript.js", self._language, str(tell), str(hear)]
+        own = [str(number) for number in (tell, hear, *self.descriptors)]
+        return ["node", f"{HERE}/javascript.js", self._language, *own]
 
     def request(self, code, env):
         """One line."""
-        return json.dumps({"code": code, "env": env}).encode() + b"\n"
+        return json.dumps({"code": code, "env": env, "number": self._count}).encode() + b"\n"
+
+    def interrupt(self):
+        """A thread of its own signals it when it can be."""
+        with contextlib.suppress(BrokenPipeError):  # it ended, which is heard elsewhere
+            os.write(self._interrupts, b"%d\n" % self._count)
 
     def said(self, execution, line):
         """One event."""
@@ -196,3 +213,8 @@ class JavaScript(Worker):
             execution.fail(error(**told["error"]))
         else:
             execution.finish()
+
+    def _forget(self):
+        if not self._hear.closed:
+            os.close(self._interrupts)
+        super()._forget()

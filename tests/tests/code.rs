@@ -434,7 +434,8 @@ async fn interrupts(code: &Code<'_>) -> Result<()> {
         let mut stream = code.begin(&json!({"code": cell, "language": language})).await?.bytes_stream();
         let mut text = String::new();
         while !text.contains("begun") {
-            text += &String::from_utf8_lossy(&stream.next().await.context("no output")??);
+            let piece = stream.next().await.with_context(|| format!("{cell} told only {text:?}"))?;
+            text += &String::from_utf8_lossy(&piece?);
         }
         drop(stream);
         let told = code.run(language, after).await?;

@@ -1,5 +1,6 @@
-// A kernel of Node: told cells on one descriptor, says on another what came of them, both as lines of JSON.
-//   node javascript.js javascript|typescript TOLD SAYS
+// A kernel of Node: told cells on one descriptor, says on another what came of them, both as lines of JSON; told on a third which
+// cell to interrupt.
+//   node javascript.js javascript|typescript TOLD SAYS INTERRUPTS
 "use strict";
 
 const { spawnSync } = require("node:child_process");
@@ -11,9 +12,12 @@ const { Writable } = require("node:stream");
 const { pathToFileURL } = require("node:url");
 const util = require("node:util");
 const vm = require("node:vm");
+const { Worker } = require("node:worker_threads");
 const { script, LOAD } = require("./cell.js");
+const { Place } = require("./interrupts.js");
 
-const [language, told, says] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
+const language = process.argv[2];
+const [told, says, interrupts] = process.argv.slice(3).map(Number);
 const HERE = __dirname;
 const DISPLAY = Symbol.for("Jupyter.display");
 // esbuild takes the types out and leaves everything else as it is.
@@ -24,8 +28,14 @@ const WITHOUT_TYPES = [
   '--tsconfig-raw={"compilerOptions":{"preserveValueImports":true,"verbatimModuleSyntax":true}}',
 ];
 
+// Where signals find the cell that runs, and what runs its script in the middle of one that they interrupt.
+const shared = new SharedArrayBuffer(4);
+const place = new Place(shared);
+const outer = new vm.Script('globalThis[Symbol.for("atoll.run")]()', { filename: path.join(HERE, "outer.js") });
+
+let current = 0;
+let scripted = null;
 let interrupted = null;
-let count = 0;
 
 function put(fd, data) {
   for (let at = 0; at < data.length; ) {
@@ -95,11 +105,16 @@ function load(specifier) {
 
 async function evaluate(code) {
   const made = script(language === "typescript" ? withoutTypes(code) : code);
-  const compiled = new vm.Script(made.text, { filename: `cell-${++count}.js` });
-  const value = compiled.runInThisContext({ breakOnSigint: true });
+  const compiled = new vm.Script(made.text, { filename: `cell-${current}.js` });
+  scripted = () => compiled.runInThisContext();
+  const value = outer.runInThisContext({ breakOnSigint: true });
   if (!made.waits) return value;
   const stopped = new Promise((_, reject) => (interrupted = reject));
-  return Promise.race([value, stopped]).finally(() => (interrupted = null));
+  place.wait(current);
+  return Promise.race([value, stopped]).finally(() => {
+    interrupted = null;
+    place.end(current);
+  });
 }
 
 /** Variables for one cell; returns what gives them back. */
@@ -114,8 +129,9 @@ function withVariables(env) {
   };
 }
 
-async function run({ code, env }) {
+async function run({ code, env, number }) {
   const restore = withVariables(env);
+  current = number;
   try {
     const value = await evaluate(code);
     if (value !== undefined) say({ bundle: await contents(value), main: true });
@@ -143,12 +159,16 @@ function listen() {
 for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
   Object.defineProperty(process, name, { configurable: true, enumerable: true, value: new Output(fd) });
 }
-process.on("SIGINT", () => {
-  if (interrupted) interrupted(Object.assign(new Error(), { code: "ERR_SCRIPT_EXECUTION_INTERRUPTED" }));
+// Without a listener it would end the process.
+process.on("SIGINT", () => {});
+const thread = new Worker(path.join(HERE, "interrupts.js"), { workerData: { place: shared, told: interrupts } });
+thread.on("message", (cell) => {
+  if (interrupted && cell === current) interrupted(Object.assign(new Error(), { code: "ERR_SCRIPT_EXECUTION_INTERRUPTED" }));
 });
 for (const event of ["uncaughtException", "unhandledRejection"]) {
   process.on(event, (error) => console.error(error));
 }
+Object.defineProperty(globalThis, Symbol.for("atoll.run"), { value: () => place.during(current, scripted) });
 const here = path.join(process.cwd(), "cell.js");
 Object.assign(globalThis, {
   require: createRequire(here),

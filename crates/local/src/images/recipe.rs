@@ -20,7 +20,7 @@ const CARRIED: &[Carried] = &[
     (
         "code",
         include_str!("../../../../images/code/recipe.toml"),
-        beside!("code": "start", "ready", "main.py", "app.py", "contexts.py", "execution.py", "jupyter.py", "workers.py", "kernel/python.py", "kernel/atoll_charts.py", "kernel/atoll_display.py", "kernel/javascript.js", "kernel/cell.js", "kernel/bash.sh"),
+        beside!("code": "start", "ready", "main.py", "app.py", "contexts.py", "execution.py", "jupyter.py", "workers.py", "kernel/python.py", "kernel/atoll_charts.py", "kernel/atoll_display.py", "kernel/javascript.js", "kernel/cell.js", "kernel/interrupts.js", "kernel/bash.sh"),
     ),
     (
         "desktop",
