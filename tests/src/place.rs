@@ -111,11 +111,11 @@ impl Place {
         if let Some(files) = &self.files {
             return files.keep_images();
         }
-        let kept = self.disk.as_ref().context("a bare directory keeps nothing")?.kept();
-        if kept.exists() {
-            subvolume(&["delete"], &[&kept])?;
+        let disk = self.disk.as_ref().context("a bare directory keeps nothing")?;
+        for older in disk.all_kept()? {
+            subvolume(&["delete"], &[&older])?;
         }
-        subvolume(&["snapshot"], &[&self.dir.path().join("disk/images"), &kept])
+        subvolume(&["snapshot"], &[&self.dir.path().join("disk/images"), &disk.kept()])
     }
 
     /// Where it is.
@@ -172,6 +172,13 @@ impl Disk {
             tool(mount.args(["-t", "btrfs", "-o", "loop,noatime"]).arg(&image).arg(&root))?;
         }
         Ok(Self { root, _lock: lock })
+    }
+
+    /// All that are kept, also those of other sources.
+    fn all_kept(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.root)?.collect::<Result<Vec<_>, _>>()?;
+        let begins = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("images-");
+        Ok(entries.iter().filter(|entry| begins(entry)).map(fs::DirEntry::path).collect())
     }
 
     fn kept(&self) -> PathBuf {
