@@ -28,7 +28,7 @@ YAML
 
 begin_apiserver() {
     audit_policy >"$dir/audit-policy.yaml"
-    launch apiserver "$name" kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address="$control" --secure-port=6443 \
+    keep apiserver "$name" kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address="$control" --secure-port=6443 \
         --advertise-address="$control" --service-cluster-ip-range="$service_range" --allow-privileged=true \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --profiling=false \
         --enable-aggregator-routing=true --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \

@@ -75,9 +75,26 @@ launch() {
     disown
 }
 
+# keep COMPONENT NETNS COMMAND...: as launch; what ends of itself is started again, as a kubelet does for a control plane.
+keep() {
+    local component=$1
+    (
+        keeps() { [ "$(cat "$pids/$component.keeper")" = "$BASHPID" ]; }
+        echo "$BASHPID" >"$pids/$component.keeper"
+        while keeps; do
+            # Whoever stops it says so first.
+            running "$component" || ! keeps || launch "$@"
+            sleep 0.5
+        done
+    ) >/dev/null 2>&1 </dev/null 9>&- &
+    disown
+    until running "$component" >/dev/null; do sleep 0.05; done
+}
+
 # stop COMPONENT [SIGNAL]: and wait until it is gone; after ten seconds without mercy.
 stop() {
     local pid tries=0
+    rm -f "$pids/$1.keeper"
     pid=$(running "$1") || return 0
     kill "-${2:-TERM}" "$pid" 2>/dev/null || true
     # One that is stopped takes no other signal.
