@@ -177,6 +177,7 @@ async fn traefik(backend: u16) -> Result<(Child, u16)> {
     command.arg(format!("--entryPoints.web.address=127.0.0.1:{port}"));
     command.arg(format!("--providers.file.filename={}", routes.display()));
     command.args([
+        "--providers.file.watch=false",
         "--log.level=ERROR",
         "--global.checkNewVersion=false",
         "--global.sendAnonymousUsage=false",
