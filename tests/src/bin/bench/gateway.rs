@@ -50,7 +50,7 @@ pub async fn measure(server: &Server, size: Size, table: &mut Table) -> Result<(
 }
 
 async fn measure_way(way: &Way, size: Size, table: &mut Table) -> Result<()> {
-    let request = format!("GET /page HTTP/1.1\r\nhost: bench\r\n{}\r\n", way.headers);
+    let request = format!("GET /page HTTP/1.1\r\nhost: localhost\r\n{}\r\n", way.headers);
     // Connections, and whatever is remembered of who may, are there before it counts.
     crowd(way, &request, Duration::from_millis(300)).await?;
     let answered = crowd(way, &request, size.rush).await?;
@@ -185,7 +185,7 @@ async fn traefik(backend: u16) -> Result<(Child, u16)> {
     let child = command.stdout(Stdio::null()).kill_on_drop(true).spawn()?;
     let way = Way { name: "", address: ([127, 0, 0, 1], port).into(), headers: String::new() };
     let begun = Instant::now();
-    while crowd(&way, "GET / HTTP/1.1\r\nhost: bench\r\n\r\n", Duration::from_millis(1)).await.is_err() {
+    while crowd(&way, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", Duration::from_millis(1)).await.is_err() {
         ensure!(begun.elapsed() < Duration::from_secs(30), "it does not serve");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
