@@ -183,13 +183,16 @@ async fn traefik(backend: u16) -> Result<(Child, u16)> {
         "--global.sendAnonymousUsage=false",
     ]);
     let child = command.stdout(Stdio::null()).kill_on_drop(true).spawn()?;
-    let way = Way { name: "", address: ([127, 0, 0, 1], port).into(), headers: String::new() };
     let begun = Instant::now();
-    while crowd(&way, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", Duration::from_millis(1)).await.is_err() {
+    while answers(([127, 0, 0, 1], port).into()).await.is_err() {
         ensure!(begun.elapsed() < Duration::from_secs(30), "it does not serve");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok((child, port))
+}
+
+async fn answers(address: SocketAddr) -> Result<()> {
+    Connection::open(address).await?.ask("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await
 }
 
 async fn end(mut child: Child) -> Result<()> {
