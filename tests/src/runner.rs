@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{cache, scratch};
+
 /// Longest time of one case, unless it says otherwise. A guard against hanging, not a measure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -83,7 +85,9 @@ impl Run {
             }
             Err(error) => {
                 self.failed += 1;
-                println!("test {case} ... FAILED ({seconds:.1} s)\n    {error:#}");
+                let text = format!("{error:#}");
+                println!("test {case} ... FAILED ({seconds:.1} s)\n    {text}");
+                logged(&text).iter().for_each(|line| println!("    {line}"));
             }
         }
     }
@@ -96,6 +100,17 @@ impl Run {
         );
         if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
+}
+
+/// What servers that still run have in their logs of the request that an error names.
+fn logged(error: &str) -> Vec<String> {
+    let Some((_, request)) = error.split_once("under request ") else { return Vec::new() };
+    let request: String = request.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let places = [scratch(), cache().join("disk")];
+    let dirs = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+    let logs = dirs.filter_map(|dir| std::fs::read_to_string(dir.path().join("server.log")).ok());
+    let lines = logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>());
+    lines.filter(|line| line.contains(&request)).collect()
 }
 
 /// Runs a story: `work` sets up what its cases share, runs them, and takes it down. Arguments that are no options choose
