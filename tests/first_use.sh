@@ -48,7 +48,7 @@ says() {
 }
 
 start first
-mapfile -t printed < <(sed -n '/In another terminal:$/,/^Ctrl-C/s/^  //p' "$dir/first.log")
+mapfile -t printed < <(sed -n '/In another terminal:$/,/^The code interpreter/s/^  //p' "$dir/first.log")
 [ ${#printed[@]} = 4 ] || die first_use "./run printed ${#printed[@]} lines to try, not an environment and three commands"
 environment=${printed[0]}
 says '^hello$' "${printed[1]}"
