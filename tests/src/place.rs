@@ -103,7 +103,7 @@ impl Place {
         Ok(Disk::open()?.kept().exists())
     }
 
-    /// Keeps the images of this directory for later ones. No server may run on it.
+    /// Keeps the images of this directory for later ones, in place of all that were kept. No server may run on it.
     ///
     /// # Errors
     /// The directory is a bare one, or btrfs refuses.

@@ -348,9 +348,9 @@ async fn never_reads(outside: &Outside, sandbox: &Sandbox) -> Result<()> {
         Ok(now > 0 && now == std::mem::replace(&mut before, now))
     })
     .await?;
-    // The kernel's buffers on the way alone may be some ten MiB each.
+    // The kernel's buffers of the three connections on the way may have 36 MiB each where `tcp_rmem` and `tcp_wmem` are large.
     let held = taken().await?;
-    ensure!(held < 256 << 20, "{held} bytes were taken for somebody who reads none");
+    ensure!(held < 128 << 20, "{held} bytes were taken for somebody who reads none");
     drop(response);
     Ok(())
 }
